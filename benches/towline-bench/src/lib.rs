@@ -1,0 +1,1 @@
+//! Workloads, load generators, floors and sweeps that measure Towline

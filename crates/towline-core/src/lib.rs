@@ -1,0 +1,1 @@
+//! The protocol of Towline as pure state machines: types, format, log, replication, node

@@ -1,0 +1,1 @@
+//! The shard loop of Towline, its hosts, listeners and client handles

@@ -1,0 +1,1 @@
+//! The only unsafe crate of Towline: ring, registered arena, in-flight operations

@@ -1,0 +1,1 @@
+//! A user-space link emulator: delay, rate, stall, cut, one-way

@@ -1,0 +1,1 @@
+//! Result schema, merge, and the HTML page of a Towline run
