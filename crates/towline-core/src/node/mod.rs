@@ -1,0 +1,5 @@
+//! Log and replication behind one `Input`/`Output` pair.
+
+mod io;
+
+pub use io::{Event, FreezeReason, Input, Output, SealedBatch, Source, Ticket, TicketOutcome};

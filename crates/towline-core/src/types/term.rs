@@ -1,0 +1,131 @@
+//! Terms and the term history of a log: who owns which bytes.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::MAX_TERM_HISTORY;
+use super::{Lsn, NodeId};
+
+/// A leadership: totally ordered by number, then node. Stamped on every batch and frame, it is the fencing token.
+/// A new term's number is one more than the highest seen; the node id keeps two equal numbers apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+pub struct Term {
+    /// Counts up by one from the highest seen.
+    pub number: u64,
+    /// The node that took the term.
+    pub node: NodeId,
+}
+
+impl fmt::Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.number, self.node)
+    }
+}
+
+impl fmt::Debug for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{self}")
+    }
+}
+
+/// One entry of a history: `term` owns the log from `start` on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TermStart {
+    /// The term.
+    pub term: Term,
+    /// First byte it owns.
+    pub start: Lsn,
+}
+
+/// Why a history cannot take an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The history is full; trimming the log prunes it.
+    #[error(
+        "the term history is full ({MAX_TERM_HISTORY} terms since the log's start): trim the log to prune it"
+    )]
+    Full,
+    /// Terms and starts must rise.
+    #[error("term {term} from {start} does not follow the history's last entry")]
+    OutOfOrder {
+        /// The entry that was refused.
+        term: Term,
+        /// Its start.
+        start: Lsn,
+    },
+}
+
+/// The list `(term, start LSN)` of a log, oldest first. A batch is valid only where the term that owns its LSN
+/// is its own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
+pub struct TermHistory(Vec<TermStart>);
+
+impl TermHistory {
+    /// A history from its entries.
+    ///
+    /// # Errors
+    /// When there are too many, or terms do not rise or starts fall.
+    pub fn from_entries(entries: &[TermStart]) -> Result<TermHistory, HistoryError> {
+        let mut history = TermHistory::default();
+        entries.iter().try_for_each(|entry| history.push(entry.term, entry.start))?;
+        Ok(history)
+    }
+
+    /// Adds the newest term. A term that starts where the last one did replaces nothing: both stay, the later owns.
+    ///
+    /// # Errors
+    /// When the history is full or the entry does not follow.
+    pub fn push(&mut self, term: Term, start: Lsn) -> Result<(), HistoryError> {
+        if self.0.last().is_some_and(|last| term <= last.term || start < last.start) {
+            return Err(HistoryError::OutOfOrder { term, start });
+        }
+        if self.0.len() >= MAX_TERM_HISTORY {
+            return Err(HistoryError::Full);
+        }
+        self.0.push(TermStart { term, start });
+        Ok(())
+    }
+
+    /// All entries, oldest first.
+    pub fn entries(&self) -> &[TermStart] {
+        &self.0
+    }
+
+    /// The newest entry.
+    pub fn last(&self) -> Option<TermStart> {
+        self.0.last().copied()
+    }
+
+    /// The term that owns the byte at `lsn`.
+    pub fn owner(&self, lsn: Lsn) -> Option<Term> {
+        self.0.iter().rev().find(|entry| entry.start <= lsn).map(|entry| entry.term)
+    }
+
+    /// SEMANTICS section 4: the last entry whose start is at or below the node's own flushed LSN.
+    pub fn last_term(&self, flushed: Lsn) -> Term {
+        self.owner(flushed).unwrap_or_default()
+    }
+
+    /// Drops entries that start beyond the log's end (recovery and truncation); they were never used.
+    pub fn drop_beyond(&mut self, end: Lsn) {
+        self.0.retain(|entry| entry.start <= end);
+    }
+
+    /// Prunes terms that own nothing at or above the log's start.
+    pub fn prune_below(&mut self, log_start: Lsn) {
+        let owner = self.0.iter().rposition(|entry| entry.start <= log_start).unwrap_or(0);
+        self.0.drain(..owner);
+    }
+
+    /// The fork point of two logs: the end of the longest common prefix, found by comparing who owns each byte.
+    /// `own_end` and `other_end` are the logs' ends.
+    pub fn fork_point(&self, own_end: Lsn, other: &TermHistory, other_end: Lsn) -> Lsn {
+        let end = own_end.min(other_end);
+        // Ownership changes only at starts: the first start at which the owners differ is the fork.
+        let mut starts: Vec<Lsn> =
+            self.0.iter().chain(&other.0).map(|entry| entry.start).filter(|start| *start < end).collect();
+        starts.sort_unstable();
+        starts.into_iter().find(|start| self.owner(*start) != other.owner(*start)).unwrap_or(end)
+    }
+}
