@@ -1,1 +1,5 @@
-//! (arrives with its first code)
+//! The log on one node: group commit, segment plan, recovery.
+
+mod recovered;
+
+pub use recovered::Recovered;
