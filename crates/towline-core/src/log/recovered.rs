@@ -17,7 +17,7 @@ pub struct Recovered {
     pub rule: Option<(u64, String)>,
     /// A rule that was proposed and not known to be in force, behind `rule`.
     pub pending_rule: Option<(u64, String)>,
-    /// Segments in place (sequence, salt), from the one that holds `end` on: the current one and prepared ones.
+    /// All segments in place (sequence, salt), from the log's start on: full ones, the current one, prepared ones.
     pub segments: Vec<(u64, u32)>,
     /// The highest `durable_before` in the log: what some leader has claimed to have flushed.
     pub leader_flushed: Lsn,

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::format::{BatchHeader, Committed, Frame};
-use crate::types::{Level, Lsn, Meta, NodeId, PeerIndex, SessionId, Span, TermHistory, TicketId, Window};
+use crate::types::{
+    Geometry, Level, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, TermHistory, TicketId,
+    Window,
+};
 
 /// Something that happened in the world.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -94,8 +97,17 @@ pub enum Input {
     },
     /// The tail was cut, kept as a copy, zeroed and flushed.
     Truncated {
-        /// The log's new end.
-        end: Lsn,
+        /// The log's new end, with the counts before it.
+        end: Position,
+        /// Hash of the last batch header before it; 0 when the log is empty now.
+        previous_hash: u64,
+    },
+    /// An empty directory has taken the log's identity, durably.
+    LogAdopted {
+        /// The log.
+        log: LogId,
+        /// Its geometry.
+        geometry: Geometry,
     },
 
     // --- sessions
@@ -163,6 +175,17 @@ pub enum Input {
     },
 }
 
+/// What the driver should do with the open batch (asked once a turn).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BatchWish {
+    /// Leave it open: no flush slot is free, or this node does not lead.
+    No,
+    /// Close it if it holds a record: a flush slot is free (greedy group commit, no timer).
+    IfAny,
+    /// Close it even if it is empty: a seal is due.
+    EvenEmpty,
+}
+
 /// A batch as the driver closed it, on the leading node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SealedBatch {
@@ -178,6 +201,8 @@ pub struct SealedBatch {
     pub body_crc: u32,
     /// A time not later than the acceptance of its first record.
     pub accepted_ns: u64,
+    /// The version of a rule record in it.
+    pub rule: Option<u64>,
 }
 
 /// A waiting append.
@@ -216,15 +241,23 @@ pub enum Source {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Output {
     // --- the log
-    /// Accept appends: open a batch at `start`; its bytes (header included) may reach to `limit`. System records of
-    /// `preamble` come first. Sent again after every roll and when leadership begins.
+    /// Accept appends: open a batch at `start`, the first of a term or of a segment. The driver goes on from batch
+    /// to batch by itself (each at most `MAX_BATCH_BYTES`, none past `limit`) until the next `OpenBatch`, which follows
+    /// every roll, or a `Freeze`. The rule records of `preamble` come first in the first batch.
     OpenBatch {
         /// Block start.
         start: Lsn,
-        /// One past the last byte it may use.
+        /// One past the last byte that batches of this segment may use.
         limit: Lsn,
-        /// A rule record to put first: version, the rule in its written form.
+        /// Rule records to put first: version, the rule in its written form.
         preamble: Vec<(u64, String)>,
+    },
+    /// Append a rule record (at the head of a batch or among its records), like a producer would.
+    AppendRule {
+        /// Version.
+        version: u64,
+        /// The rule in its written form.
+        rule: String,
     },
     /// Put the encoded header into the arena at its place, zero the padding. Comes before the `Write` and `Send`s
     /// that cover it.
@@ -272,6 +305,14 @@ pub enum Output {
     Release {
         /// The position.
         below: Lsn,
+    },
+
+    /// An empty directory takes this log's identity. Answer `LogAdopted`.
+    AdoptLog {
+        /// The log.
+        log: LogId,
+        /// Its geometry.
+        geometry: Geometry,
     },
 
     // --- sessions

@@ -2,4 +2,4 @@
 
 mod io;
 
-pub use io::{Event, FreezeReason, Input, Output, SealedBatch, Source, Ticket, TicketOutcome};
+pub use io::{BatchWish, Event, FreezeReason, Input, Output, SealedBatch, Source, Ticket, TicketOutcome};

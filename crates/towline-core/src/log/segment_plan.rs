@@ -1,0 +1,167 @@
+//! Which segments are in place, which are to be prepared, and what may be recycled.
+
+use std::collections::BTreeMap;
+
+use crate::types::limits::BLOCK_BYTES;
+use crate::types::{Geometry, Lsn};
+
+/// The segments of one log, by sequence number.
+#[derive(Debug)]
+pub struct SegmentPlan {
+    geometry: Geometry,
+    /// In place, with their salts: of the log, and prepared ones.
+    salts: BTreeMap<u64, u32>,
+    /// Asked for and not in place yet: one at a time, so that a full disk is met once.
+    asked: Option<u64>,
+    ahead: u64,
+    log_start: Lsn,
+    retention_bytes: u64,
+    trimmed: Lsn,
+}
+
+impl SegmentPlan {
+    /// A plan over the segments that recovery found. `ahead` segments are kept prepared; the log may reach
+    /// `retention_bytes` past the last trim.
+    pub fn new(
+        geometry: Geometry,
+        segments: &[(u64, u32)],
+        ahead: u32,
+        log_start: Lsn,
+        retention_bytes: u64,
+    ) -> SegmentPlan {
+        SegmentPlan {
+            geometry,
+            salts: segments.iter().copied().collect(),
+            asked: None,
+            ahead: u64::from(ahead.max(1)),
+            log_start,
+            retention_bytes,
+            trimmed: log_start,
+        }
+    }
+
+    /// The salt of the segment that holds `lsn`, if it is in place.
+    pub fn salt_of(&self, lsn: Lsn) -> Option<u32> {
+        self.salts.get(&self.geometry.segment_of(lsn)).copied()
+    }
+
+    /// Segments in place from the one that holds `from` on.
+    pub fn from(&self, from: Lsn) -> impl Iterator<Item = (u64, u32)> + '_ {
+        self.salts.range(self.geometry.segment_of(from)..).map(|(seq, salt)| (*seq, *salt))
+    }
+
+    /// Where the log starts.
+    pub fn log_start(&self) -> Lsn {
+        self.log_start
+    }
+
+    /// A segment is in place.
+    pub fn ready(&mut self, seq: u64, salt: u32) {
+        self.salts.insert(seq, salt);
+        self.settle(seq);
+    }
+
+    /// A segment could not be made; it may be asked for again.
+    pub fn failed(&mut self, seq: u64) {
+        self.settle(seq);
+    }
+
+    /// A standby prepares what it is told to, with the leader's salt. Returns whether it is still to be done.
+    pub fn wanted_by_leader(&mut self, seq: u64, salt: u32) -> bool {
+        self.salts.get(&seq) != Some(&salt)
+    }
+
+    /// The next segment that the leading node should prepare for a log that ends at `end`, if any.
+    pub fn next_to_prepare(&mut self, end: Lsn) -> Option<u64> {
+        if self.asked.is_some() {
+            return None;
+        }
+        let current = self.geometry.segment_of(end);
+        let seq = (current..=current + self.ahead).find(|seq| !self.salts.contains_key(seq))?;
+        let needed_now = seq <= current;
+        (needed_now || self.within_retention(seq)).then(|| {
+            self.asked = Some(seq);
+            seq
+        })
+    }
+
+    /// Whether segment `seq` lies within the retention limit.
+    pub fn within_retention(&self, seq: u64) -> bool {
+        self.geometry.segment_end(seq).bytes_since(self.trimmed) <= self.retention_bytes
+    }
+
+    /// The last byte that batches of the segment at `start` may use: a block is left for the roll that closes it.
+    pub fn batch_limit(&self, start: Lsn) -> Lsn {
+        Lsn(self.geometry.segment_end(self.geometry.segment_of(start)).0 - BLOCK_BYTES)
+    }
+
+    /// The application has trimmed below `below`; standbys hold it back to `held`. Returns the new start of the
+    /// log when whole segments become free.
+    pub fn trim(&mut self, below: Lsn, held: Lsn) -> Option<Lsn> {
+        self.trimmed = self.trimmed.max(below);
+        let start = self.geometry.first_batch(self.geometry.segment_of(self.trimmed.min(held)));
+        (start > self.log_start && self.geometry.segment_of(start) > self.geometry.segment_of(self.log_start))
+            .then_some(start)
+    }
+
+    /// Follows the leader's log start, as far as this node has come itself.
+    pub fn follow_start(&mut self, leader_start: Lsn, own_flushed: Lsn) -> Option<Lsn> {
+        self.trim(leader_start, own_flushed)
+    }
+
+    /// The new start is durable in the meta block: segments below may go.
+    pub fn started(&mut self, start: Lsn) {
+        self.log_start = self.log_start.max(start);
+        self.trimmed = self.trimmed.max(start);
+        let first = self.geometry.segment_of(self.log_start);
+        self.salts = self.salts.split_off(&first);
+    }
+
+    /// The log begins anew at `start` (an empty standby that takes over a trimmed log).
+    pub fn restart_at(&mut self, start: Lsn) {
+        self.log_start = start;
+        self.trimmed = start;
+    }
+
+    /// Forgets prepared segments beyond a cut: the new leader's salts will come.
+    pub fn cut(&mut self, end: Lsn) {
+        let current = self.geometry.segment_of(end);
+        self.salts.retain(|seq, _| *seq <= current);
+        self.asked = None;
+    }
+
+    fn settle(&mut self, seq: u64) {
+        if self.asked == Some(seq) {
+            self.asked = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
+
+    #[test]
+    fn one_segment_is_asked_for_at_a_time_and_never_past_retention() {
+        let mut plan = SegmentPlan::new(GEOMETRY, &[(0, 1)], 4, Lsn(8192), 24 << 20);
+        assert_eq!(plan.next_to_prepare(Lsn(8192)), Some(1));
+        assert_eq!(plan.next_to_prepare(Lsn(8192)), None);
+        plan.ready(1, 7);
+        assert_eq!(plan.next_to_prepare(Lsn(8192)), Some(2));
+        plan.ready(2, 8);
+        assert_eq!(plan.next_to_prepare(Lsn(8192)), None, "a fourth would pass 24 MiB");
+        assert_eq!(plan.trim(Lsn(9 << 20), Lsn(u64::MAX)), Some(GEOMETRY.first_batch(1)));
+        plan.started(GEOMETRY.first_batch(1));
+        assert_eq!(plan.salt_of(Lsn(8192)), None);
+        assert_eq!(plan.next_to_prepare(Lsn(9 << 20)), Some(3));
+    }
+
+    #[test]
+    fn a_standby_holds_the_trim_back() {
+        let mut plan = SegmentPlan::new(GEOMETRY, &[(0, 1), (1, 2), (2, 3)], 1, Lsn(8192), 1 << 30);
+        assert_eq!(plan.trim(Lsn(20 << 20), Lsn(9 << 20)), Some(GEOMETRY.first_batch(1)));
+        assert_eq!(plan.trim(Lsn(20 << 20), Lsn(1 << 20)), None);
+    }
+}
