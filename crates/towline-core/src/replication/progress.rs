@@ -1,0 +1,312 @@
+//! How far each standby is, as the shipping side knows it: plain data, and the rules by which a report is believed.
+//!
+//! ```text
+//!   applied   flushed   written    sent         credit
+//!      |---------|---------|---------|-------------|
+//!      what it reports in this session   what it has room for
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Lsn, NodeId, Position, SessionId, StandbyWatermarks, Term};
+
+/// Where the next bytes for a standby come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShipMode {
+    /// No session ships.
+    Idle,
+    /// From segment files: it is late.
+    CatchUp,
+    /// From the arena, as appends come.
+    Live,
+}
+
+/// One standby's progress. Made anew when the leader's term begins; sessions come and go within it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// The leader's term, and where it starts.
+    term: Term,
+    term_start: Lsn,
+    node: Option<NodeId>,
+    session: Option<SessionId>,
+    mode: ShipMode,
+    /// The log up to here was verified equal when this session began to stream.
+    matched: Lsn,
+    sent: Lsn,
+    credit: Lsn,
+    watermarks: StandbyWatermarks,
+    /// The highest flushed LSN that this node has reported in this term, over all sessions.
+    flushed_high: Lsn,
+    failing: bool,
+    excluded: bool,
+}
+
+impl Progress {
+    /// Of a standby that has not been heard of in this term.
+    pub fn new(term: Term, term_start: Lsn) -> Progress {
+        Progress {
+            term,
+            term_start,
+            node: None,
+            session: None,
+            mode: ShipMode::Idle,
+            matched: Lsn(0),
+            sent: Lsn(0),
+            credit: Lsn(0),
+            watermarks: StandbyWatermarks::default(),
+            flushed_high: Lsn(0),
+            failing: false,
+            excluded: false,
+        }
+    }
+
+    /// A session with `node` begins to stream; it replaces an older one. Another node than before starts with a
+    /// clean sheet: it never promised what the other lost.
+    pub fn begin_session(&mut self, session: SessionId, node: NodeId) {
+        if self.node != Some(node) {
+            *self = Progress { node: Some(node), ..Progress::new(self.term, self.term_start) };
+        }
+        self.session = Some(session);
+        self.mode = ShipMode::Idle;
+        self.matched = Lsn(0);
+        self.sent = Lsn(0);
+        self.credit = Lsn(0);
+        // Watermarks count per session: what an earlier one said may have been lost with the process.
+        self.watermarks = StandbyWatermarks::default();
+        self.failing = false;
+    }
+
+    /// The standby has cut to the fork point and wants bytes from `from` on: up to there the logs are equal.
+    ///
+    /// # Errors
+    /// `LostDurableData` when it lies below what this node had reported as flushed: the caller excludes it.
+    pub fn ready(&mut self, from: Lsn) -> Result<(), ReportError> {
+        if from < self.flushed_high {
+            self.excluded = true;
+            return Err(ReportError::LostDurableData { reported: self.flushed_high, now: from });
+        }
+        self.matched = from;
+        self.sent = from;
+        self.credit = from;
+        self.mode = ShipMode::CatchUp;
+        Ok(())
+    }
+
+    /// Takes a report of `session`, or says why not. Nothing is changed by a report that is refused.
+    ///
+    /// # Errors
+    /// `OtherSession` and `StaleTerm` are ignored by the caller; `HigherTerm` makes it step down;
+    /// `LostDurableData` excludes the standby; the others end the session.
+    pub fn apply_report(&mut self, session: SessionId, report: &Report) -> Result<ReportEffect, ReportError> {
+        if self.session != Some(session) {
+            return Err(ReportError::OtherSession);
+        }
+        if report.term < self.term {
+            return Err(ReportError::StaleTerm { term: report.term, own: self.term });
+        }
+        if report.term > self.term {
+            return Err(ReportError::HigherTerm { term: report.term, own: self.term });
+        }
+        let marks = report.watermarks;
+        if !marks.is_ordered() {
+            return Err(ReportError::Unordered);
+        }
+        // It verifies only what we sent: a watermark beyond is no watermark of this log.
+        if marks.written.lsn > self.sent {
+            return Err(ReportError::BeyondSent { reported: marks.written.lsn, sent: self.sent });
+        }
+        if report.credit < self.credit {
+            return Err(ReportError::CreditFell { from: self.credit, to: report.credit });
+        }
+        let last = &self.watermarks;
+        for (new, old) in
+            [(marks.written, last.written), (marks.flushed, last.flushed), (marks.applied, last.applied)]
+        {
+            if new.lsn < old.lsn {
+                return Err(ReportError::Fell { from: old.lsn, to: new.lsn });
+            }
+        }
+        if marks.flushed.lsn < self.flushed_high {
+            self.excluded = true;
+            return Err(ReportError::LostDurableData { reported: self.flushed_high, now: marks.flushed.lsn });
+        }
+        let advanced = marks != self.watermarks;
+        self.watermarks = marks;
+        self.flushed_high = marks.flushed.lsn;
+        let more_credit = report.credit > self.credit;
+        self.credit = report.credit;
+        self.failing = report.failing;
+        Ok(ReportEffect { counts: self.counted(), advanced, more_credit })
+    }
+
+    /// Bytes up to `to` were handed to the session.
+    pub fn record_sent(&mut self, to: Lsn) {
+        self.sent = self.sent.max(to);
+    }
+
+    /// From where the next bytes come.
+    pub fn set_mode(&mut self, mode: ShipMode) {
+        self.mode = mode;
+    }
+
+    /// The session ended. What this node reported as flushed stays remembered.
+    pub fn end_session(&mut self, session: SessionId) {
+        if self.session == Some(session) {
+            self.session = None;
+            self.mode = ShipMode::Idle;
+        }
+    }
+
+    /// What counts for acks and for the safe position: watermarks that have reached the start of the leader's
+    /// term (the figure-8 rule); the others are 0.
+    pub fn counted(&self) -> StandbyWatermarks {
+        let past = |mark: Position| if mark.lsn >= self.term_start { mark } else { Position::default() };
+        let marks = &self.watermarks;
+        StandbyWatermarks {
+            written: past(marks.written),
+            flushed: past(marks.flushed),
+            applied: past(marks.applied),
+        }
+    }
+
+    /// The node behind the address, once known.
+    pub fn node(&self) -> Option<NodeId> {
+        self.node
+    }
+
+    /// The open session.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session
+    }
+
+    /// From where the next bytes come.
+    pub fn mode(&self) -> ShipMode {
+        self.mode
+    }
+
+    /// Where this session's shipping started.
+    pub fn matched(&self) -> Lsn {
+        self.matched
+    }
+
+    /// Handed to the session up to here.
+    pub fn sent(&self) -> Lsn {
+        self.sent
+    }
+
+    /// The standby has room up to here.
+    pub fn credit(&self) -> Lsn {
+        self.credit
+    }
+
+    /// How much may be sent now.
+    pub fn room_bytes(&self) -> u64 {
+        self.credit.bytes_since(self.sent)
+    }
+
+    /// As reported in this session.
+    pub fn watermarks(&self) -> &StandbyWatermarks {
+        &self.watermarks
+    }
+
+    /// The highest flushed LSN that this node has reported in this term: retention is held back for it.
+    pub fn flushed_high(&self) -> Lsn {
+        self.flushed_high
+    }
+
+    /// Whether it said that it cannot flush any more.
+    pub fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// Whether it lost durable data, and must be made anew.
+    pub fn is_excluded(&self) -> bool {
+        self.excluded
+    }
+}
+
+/// A standby's report, as the frame carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The term it reports in.
+    pub term: Term,
+    /// Capped at the verified prefix.
+    pub watermarks: StandbyWatermarks,
+    /// Room up to here.
+    pub credit: Lsn,
+    /// It cannot flush any more.
+    pub failing: bool,
+}
+
+/// What a report changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReportEffect {
+    /// What counts from now on; for the gate.
+    pub counts: StandbyWatermarks,
+    /// Whether a watermark moved.
+    pub advanced: bool,
+    /// Whether there is more room to ship into.
+    pub more_credit: bool,
+}
+
+/// Why a report is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ReportError {
+    /// Of a session that has ended.
+    #[error("a report of an older session")]
+    OtherSession,
+    /// Of an older term.
+    #[error("a report in term {term}, older than {own}")]
+    StaleTerm {
+        /// Its term.
+        term: Term,
+        /// The leader's.
+        own: Term,
+    },
+    /// Another node leads.
+    #[error("a report in term {term}, newer than {own}: another node leads")]
+    HigherTerm {
+        /// Its term.
+        term: Term,
+        /// The leader's.
+        own: Term,
+    },
+    /// applied ≤ flushed ≤ written does not hold.
+    #[error("a report whose watermarks are out of order (applied ≤ flushed ≤ written must hold)")]
+    Unordered,
+    /// Past what was sent.
+    #[error("a report up to {reported}, but only {sent} was sent")]
+    BeyondSent {
+        /// Its written watermark.
+        reported: Lsn,
+        /// Sent in this session.
+        sent: Lsn,
+    },
+    /// A watermark fell within a session.
+    #[error("a watermark that fell from {from} to {to} within a session")]
+    Fell {
+        /// It was here.
+        from: Lsn,
+        /// And is now.
+        to: Lsn,
+    },
+    /// Room that was promised was taken back.
+    #[error("credit that fell from {from} to {to}")]
+    CreditFell {
+        /// It was here.
+        from: Lsn,
+        /// And is now.
+        to: Lsn,
+    },
+    /// A flushed watermark that fell between sessions.
+    #[error(
+        "it had reported {reported} as flushed and came back with {now}: durable data was lost, and it no longer counts"
+    )]
+    LostDurableData {
+        /// Reported before.
+        reported: Lsn,
+        /// What it has now.
+        now: Lsn,
+    },
+}

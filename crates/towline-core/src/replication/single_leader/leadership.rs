@@ -1,0 +1,133 @@
+//! Who may lead, and who may adopt: SEMANTICS section 4 as pure rules. Each clause is there because dropping it
+//! loses data (they were model-checked).
+
+use std::collections::BTreeSet;
+
+use crate::format::LogEnd;
+use crate::types::{NodeId, Term};
+
+/// Rule 1. A node adopts a higher term only from a sender whose log, as it was before the new term, is not behind
+/// its own: compared by last term, then by flushed LSN.
+pub fn may_adopt(adopted: Term, own: LogEnd, asked: Term, sender: LogEnd) -> bool {
+    asked > adopted && sender >= own
+}
+
+/// The number of a new term: one more than the highest seen.
+pub fn next_term(highest_seen: Term, node: NodeId) -> Term {
+    Term { number: highest_seen.number.saturating_add(1), node }
+}
+
+/// Rule 3: what a restarted primary has gathered for its new term.
+#[derive(Debug, Clone)]
+pub struct Candidacy {
+    term: Term,
+    /// The last term that this node led itself.
+    led: Option<Term>,
+    /// Standbys configured: the other n nodes.
+    standbys: usize,
+    /// How many of them are synchronous, by each rule that may be in force. 0 stands for no rule.
+    synchronous: (usize, usize),
+    adopters: BTreeSet<NodeId>,
+    same: BTreeSet<NodeId>,
+}
+
+impl Candidacy {
+    /// A candidacy for `term` among `standbys` other nodes. `synchronous` holds the smallest and the largest k of the
+    /// rules that may be in force (two while a change is pending): the smaller asks for the larger quorum.
+    pub fn new(term: Term, led: Option<Term>, standbys: usize, synchronous: (usize, usize)) -> Candidacy {
+        Candidacy { term, led, standbys, synchronous, adopters: BTreeSet::new(), same: BTreeSet::new() }
+    }
+
+    /// The term stood for.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// A standby has adopted the term; `previous` is what it had adopted until then.
+    pub fn adopted_by(&mut self, standby: NodeId, previous: Term) {
+        self.adopters.insert(standby);
+        if Some(previous) == self.led {
+            self.same.insert(standby);
+        }
+    }
+
+    /// Whether the term's start may be fixed: (a) n − k + 1 nodes, itself included, have adopted it, or (b) k standbys
+    /// have, whose adopted term until then was exactly the last that this node led. With no rule nobody is needed.
+    pub fn may_lead(&self) -> bool {
+        let (fewest, most) = self.synchronous;
+        if most == 0 {
+            return true;
+        }
+        let quorum = (self.standbys + 1).saturating_sub(fewest).max(1);
+        self.adopters.len() + 1 >= quorum || self.same.len() >= most
+    }
+
+    /// For the operator: what is missing.
+    pub fn missing(&self) -> String {
+        let (fewest, most) = self.synchronous;
+        format!(
+            "{} of {} nodes have adopted term {} (itself included), and {} of {} standbys last followed this node",
+            self.adopters.len() + 1,
+            (self.standbys + 1).saturating_sub(fewest).max(1),
+            self.term,
+            self.same.len(),
+            most
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Lsn;
+
+    fn term(number: u64, node: u64) -> Term {
+        Term { number, node: NodeId(node) }
+    }
+
+    fn end(term: Term, flushed: u64) -> LogEnd {
+        LogEnd { last_term: term, flushed: Lsn(flushed) }
+    }
+
+    #[test]
+    fn adoption_compares_last_term_before_lsn_and_refuses_a_sender_behind() {
+        let (old, new) = (term(1, 1), term(2, 1));
+        assert!(may_adopt(old, end(old, 100), new, end(old, 100)));
+        assert!(!may_adopt(old, end(old, 101), new, end(old, 100)));
+        assert!(!may_adopt(new, end(new, 10), term(3, 1), end(old, 100)), "a longer log of an older term is behind");
+        assert!(!may_adopt(new, end(old, 0), new, end(old, 100)), "not twice");
+        assert!(may_adopt(term(2, 1), end(old, 0), term(2, 2), end(old, 0)), "equal numbers: the node id decides");
+    }
+
+    #[test]
+    fn the_quorum_meets_every_k_set() {
+        // n = 2, k = 1: one other node is enough; k = 2: nobody but the own disk is; n = 3, k = 1: two others.
+        let mut one_of_two = Candidacy::new(term(2, 9), None, 2, (1, 1));
+        assert!(!one_of_two.may_lead());
+        one_of_two.adopted_by(NodeId(1), term(1, 8));
+        assert!(one_of_two.may_lead());
+        assert!(Candidacy::new(term(2, 9), None, 2, (2, 2)).may_lead());
+        let mut one_of_three = Candidacy::new(term(2, 9), None, 3, (1, 1));
+        one_of_three.adopted_by(NodeId(1), term(1, 8));
+        assert!(!one_of_three.may_lead(), "k acknowledgements alone prove nothing");
+        one_of_three.adopted_by(NodeId(2), term(1, 8));
+        assert!(one_of_three.may_lead());
+    }
+
+    #[test]
+    fn k_standbys_count_alone_only_when_they_last_followed_this_very_term() {
+        let mut candidacy = Candidacy::new(term(5, 9), Some(term(4, 9)), 3, (1, 1));
+        candidacy.adopted_by(NodeId(1), term(3, 9));
+        assert!(!candidacy.may_lead(), "an earlier own term is not enough");
+        candidacy.adopted_by(NodeId(2), term(4, 9));
+        assert!(candidacy.may_lead());
+    }
+
+    #[test]
+    fn while_a_rule_change_is_pending_both_rules_bind() {
+        let mut candidacy = Candidacy::new(term(2, 9), Some(term(1, 9)), 2, (1, 2));
+        assert!(!candidacy.may_lead(), "k = 1 asks for two nodes");
+        candidacy.adopted_by(NodeId(1), term(1, 9));
+        assert!(candidacy.may_lead());
+    }
+}

@@ -1,0 +1,5 @@
+//! Single-leader replication: one primary orders, standbys hold the same bytes.
+
+mod leadership;
+
+pub use leadership::{Candidacy, may_adopt, next_term};
