@@ -10,10 +10,11 @@ use std::time::Duration;
 
 /// Forwards TCP connections to a target and gives the link a delay, a rate, a stall or a cut.
 ///
-/// Prints `listening on HOST:PORT`, then reads orders from standard input, one a line; DIR is up (towards the
-/// target), down or both (the default):
-///   delay MICROSECONDS [DIR] | rate BYTES_PER_S|none [DIR] | stall [MILLISECONDS] [DIR] | resume [DIR]
-///   cut [DIR] | sever | drop | heal | stats | quit
+/// Prints `listening on HOST:PORT`, then reads orders from standard input, one a line:
+///   delay MICROSECONDS [DIR]        rate BYTES_PER_S|none [DIR]
+///   stall [MILLISECONDS] [DIR]      resume [DIR]
+///   cut [DIR]    sever    drop      heal    stats    quit
+/// DIR is up (towards the target), down, or both (the default).
 /// At the end of standard input it keeps forwarding until it is killed.
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]

@@ -1,1 +1,22 @@
-//! Result schema, merge, and the HTML page of a Towline run
+//! What a Towline measurement leaves behind: the schema of `report.json`, the run folder, the statistics, the
+//! terminal tables and the self-contained HTML page.
+//!
+//! It never measures anything and never talks to a network; it only keeps, condenses and shows what was measured.
+//! Percentiles come from merged histograms and are never averaged. Start at [`Report`]: [`Report::load`],
+//! [`Report::save`], [`render_html`], [`print_tables`]; a run writes through [`RunFolder`].
+
+pub mod environment;
+mod groups;
+pub mod histograms;
+mod html;
+pub mod knee;
+mod run_folder;
+pub mod schema;
+pub mod stats;
+#[cfg(test)]
+mod synthetic;
+mod units;
+
+pub use html::render_html;
+pub use run_folder::{FolderError, RunFolder, utc_now_rfc3339};
+pub use schema::{LoadError, Report};
