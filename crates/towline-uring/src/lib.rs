@@ -25,6 +25,7 @@ mod buf;
 mod fd;
 mod file;
 mod lock;
+mod mapped;
 mod ops;
 mod ops_owned;
 mod ring;
@@ -39,7 +40,10 @@ pub use buf::{AlignedBuf, BufPool, PoolBuf};
 pub use fd::{RingFd, tcp_socket};
 pub use file::{Alignment, DataFile, FileError, FileMode, fsync_dir, rename_durable};
 pub use lock::{DirLock, LockError};
+pub use mapped::MappedSegment;
 pub use ops::{Completion, WritePrimitive};
 pub use ring::{Ring, RingConfig, RingError, RingStats, Wait};
 pub use rustix::io::Errno;
+#[cfg(feature = "glommio")]
+pub use wake::glommio_eventfd;
 pub use wake::{EventFd, Wake};

@@ -20,7 +20,7 @@ use crate::wake::EventFd;
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RingConfig {
-    /// Operations that may be in flight at a time.
+    /// Operations that may be in flight at a time. A tight memlock limit may make it fewer.
     pub depth: u32,
     /// Entries of the fixed-file table.
     pub files: u32,
@@ -59,18 +59,8 @@ impl Ring {
     /// # Errors
     /// [`RingError`]: io_uring is switched off, blocked, or the kernel is too old.
     pub fn new(config: RingConfig, arena: ArenaOwner) -> Result<Self, RingError> {
-        let depth = config.depth.clamp(8, 16_384);
+        let (uring, depth) = set_up(config.depth.clamp(MIN_DEPTH, 16_384))?;
         let files = config.files.clamp(8, 16_384);
-        let uring = IoUring::builder()
-            .dontfork()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .setup_taskrun_flag()
-            .setup_submit_all()
-            .setup_clamp()
-            .setup_cqsize((4 * depth).next_power_of_two())
-            .build(depth.next_power_of_two())
-            .map_err(|error| RingError::from_setup(&error))?;
         uring
             .submitter()
             .register_files_sparse(files)
@@ -353,6 +343,11 @@ pub enum RingError {
     /// The kernel lacks io_uring or one of the features used.
     #[error("this kernel is too old for Towline's io_uring: 6.1 or newer is needed")]
     KernelTooOld,
+    /// Not even the smallest ring fits.
+    #[error(
+        "no memory for io_uring: raise the memlock limit (ulimit -l; it counts per user, over all processes)"
+    )]
+    MemoryLimit,
     /// Every slot of the table, or of the submission queue, is taken.
     #[error("too many operations in flight")]
     TooManyInFlight,
@@ -383,15 +378,33 @@ pub enum RingError {
     },
 }
 
-impl RingError {
-    fn from_setup(error: &io::Error) -> Self {
-        match Errno::from_io_error(error) {
+/// Sets up the ring; its own queues count against the memlock limit too, so that a smaller one may do
+/// where the wanted one does not fit.
+fn set_up(mut depth: u32) -> Result<(IoUring, u32), RingError> {
+    loop {
+        let built = IoUring::builder()
+            .dontfork()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_clamp()
+            .setup_cqsize((4 * depth).next_power_of_two())
+            .build(depth.next_power_of_two());
+        let source = match built {
+            Ok(uring) => return Ok((uring, depth)),
+            Err(source) => source,
+        };
+        match Errno::from_io_error(&source) {
+            Some(Errno::NOMEM) if depth > MIN_DEPTH => depth = (depth / 2).max(MIN_DEPTH),
+            Some(Errno::NOMEM) => return Err(RingError::MemoryLimit),
             Some(Errno::PERM | Errno::ACCESS) => {
                 let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
-                if setting.is_ok_and(|value| value.trim() != "0") { Self::Disabled } else { Self::Blocked }
+                let disabled = setting.is_ok_and(|value| value.trim() != "0");
+                return Err(if disabled { RingError::Disabled } else { RingError::Blocked });
             }
-            Some(Errno::NOSYS | Errno::INVAL) => Self::KernelTooOld,
-            _ => Self::Io { what: "set up io_uring", source: io::Error::from(error.kind()) },
+            Some(Errno::NOSYS | Errno::INVAL) => return Err(RingError::KernelTooOld),
+            _ => return Err(RingError::Io { what: "set up io_uring", source }),
         }
     }
 }
@@ -400,6 +413,7 @@ fn is_end_of_turn(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN))
 }
 
+const MIN_DEPTH: u32 = 8;
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
 /// A disk that does not answer for this long will not be waited for.
 const QUIESCE_LIMIT: Duration = Duration::from_secs(30);

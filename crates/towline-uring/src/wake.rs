@@ -126,5 +126,20 @@ impl Wake {
     }
 }
 
+/// A second descriptor of `event` as a glommio file, so that a task in its executor can sleep on it
+/// with `read_at(0, 8)`.
+///
+/// # Errors
+/// The kernel's, when descriptors are used up.
+#[cfg(feature = "glommio")]
+#[allow(unsafe_code)]
+pub fn glommio_eventfd(event: &EventFd) -> io::Result<glommio::io::BufferedFile> {
+    use std::os::fd::{FromRawFd, IntoRawFd};
+
+    let own = event.fd.try_clone()?.into_raw_fd();
+    // SAFETY: the descriptor is a fresh duplicate that nobody else owns; the file takes it over.
+    Ok(unsafe { glommio::io::BufferedFile::from_raw_fd(own) })
+}
+
 const AWAKE: u32 = 0;
 const PARKED: u32 = 1;
