@@ -160,7 +160,7 @@ const LEN_MASK: u32 = (1 << KIND_SHIFT) - 1;
 const COPY_CHUNK_BYTES: usize = 8192;
 
 const _: () = {
-    assert!(MAX_RECORD_BYTES <= LEN_MASK as u64 && MAX_APPEND_BYTES <= LEN_MASK as u64);
+    assert!(MAX_APPEND_BYTES <= LEN_MASK as u64);
     assert!(MAX_NAME_BYTES <= u8::MAX as usize);
 };
 
