@@ -1,0 +1,201 @@
+//! Load generators: how appends are offered, and what each acknowledgement is recorded as.
+//!
+//! They know a log only as a [`Target`]. Start at [`flood`], [`closed`], [`threads`], [`open`] and [`replay`].
+
+pub(crate) mod closed;
+pub(crate) mod flood;
+pub(crate) mod open;
+pub(crate) mod record;
+pub(crate) mod replay;
+pub(crate) mod schedule;
+pub(crate) mod threads;
+#[cfg(test)]
+pub(crate) mod toy;
+
+pub(crate) use record::Recorder;
+
+use crate::error::BenchError;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use towline_core::format::Committed;
+use towline_core::types::{Level, Lsn, Window};
+
+/// A log under load.
+pub(crate) trait Target: Sync {
+    /// An append that waits for its acknowledgement.
+    type Pending: Pending;
+
+    /// How many logs there are; appends are spread over them.
+    fn shards(&self) -> usize;
+
+    /// Appends, waiting for room.
+    ///
+    /// # Errors
+    /// The log refuses appends: the measurement is over.
+    fn append(
+        &self,
+        shard: usize,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Self::Pending, String>;
+
+    /// The records below are no longer needed.
+    fn trim(&self, shard: usize, below: Lsn);
+}
+
+/// An append on its way to its acknowledgement.
+pub(crate) trait Pending: Send {
+    /// The acknowledgement, if it has come; never blocks. At `off` it has always come.
+    fn try_get(&mut self) -> Option<Result<Committed, String>>;
+
+    /// Sleeps until it comes.
+    fn wait(self) -> Result<Committed, String>;
+}
+
+/// When a load starts, when measuring starts, and when it ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    pub(crate) start: Instant,
+    pub(crate) measure_from: Instant,
+    pub(crate) until: Instant,
+}
+
+impl Timing {
+    pub(crate) fn from_now(warm_up: Duration, duration: Duration) -> Self {
+        let start = Instant::now();
+        Self { start, measure_from: start + warm_up, until: start + warm_up + duration }
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        self.until - self.measure_from
+    }
+
+    pub(crate) fn counts(&self, at: Instant) -> bool {
+        self.measure_from <= at && at < self.until
+    }
+}
+
+/// One load on one log.
+#[derive(Clone, Copy)]
+pub(crate) struct Work<'a> {
+    pub(crate) level: Level,
+    pub(crate) window: Option<Window>,
+    pub(crate) record_bytes: usize,
+    /// Trim as acknowledgements come, so that retention is never what is measured.
+    pub(crate) trim: bool,
+    pub(crate) timing: Timing,
+    /// Ctrl-C.
+    pub(crate) stop: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
+        now >= self.timing.until || self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Appends of one thread in the order in which they were made, by shard. With one level and one window,
+/// acknowledgements come in that order too: only the oldest needs to be asked.
+pub(crate) struct Outstanding<P> {
+    queues: Vec<VecDeque<(P, Instant)>>,
+    pub(crate) len: usize,
+}
+
+impl<P: Pending> Outstanding<P> {
+    pub(crate) fn new(shards: usize, capacity: usize) -> Self {
+        Self { queues: (0..shards).map(|_| VecDeque::with_capacity(capacity)).collect(), len: 0 }
+    }
+
+    pub(crate) fn push(&mut self, shard: usize, pending: P, since: Instant) {
+        self.queues[shard].push_back((pending, since));
+        self.len += 1;
+    }
+
+    /// Hands every acknowledgement that has come to `on_ack`, with the shard, since when it was waited for and when
+    /// it was seen. Returns how many.
+    pub(crate) fn poll(
+        &mut self,
+        mut on_ack: impl FnMut(usize, Instant, Instant, Result<Committed, String>),
+    ) -> usize {
+        let before = self.len;
+        for (shard, queue) in self.queues.iter_mut().enumerate() {
+            while let Some((pending, since)) = queue.front_mut() {
+                let Some(outcome) = pending.try_get() else { break };
+                on_ack(shard, *since, Instant::now(), outcome);
+                queue.pop_front();
+                self.len -= 1;
+            }
+        }
+        before - self.len
+    }
+
+    /// After the last append: waits for what is still on its way, up to [`DRAIN`].
+    pub(crate) fn drain(
+        &mut self,
+        mut on_ack: impl FnMut(usize, Instant, Instant, Result<Committed, String>),
+    ) -> Result<(), BenchError> {
+        let deadline = Instant::now() + DRAIN;
+        while self.len > 0 {
+            if self.poll(&mut on_ack) == 0 {
+                if Instant::now() > deadline {
+                    return Err(BenchError::Failed(format!(
+                        "{} appends were not acknowledged within {} s after the load ended: is a standby gone, or \
+                         can the sync rule not be met?",
+                        self.len,
+                        DRAIN.as_secs()
+                    )));
+                }
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Trims one shard after the other as acknowledgements come.
+pub(crate) struct Trimmer {
+    trimmed: Vec<Lsn>,
+    on: bool,
+}
+
+impl Trimmer {
+    pub(crate) fn new(shards: usize, on: bool) -> Self {
+        Self { trimmed: vec![Lsn::default(); shards], on }
+    }
+
+    pub(crate) fn acked<T: Target>(&mut self, target: &T, shard: usize, end: Lsn) {
+        if self.on && end.bytes_since(self.trimmed[shard]) >= TRIM_EVERY_BYTES {
+            self.trimmed[shard] = end;
+            target.trim(shard, end);
+        }
+    }
+}
+
+/// Payloads that do not compress, each beginning with its own number.
+pub(crate) struct Payloads {
+    bytes: Vec<u8>,
+    next: u64,
+}
+
+impl Payloads {
+    pub(crate) fn new(record_bytes: usize, first: u64) -> Self {
+        let mut bytes = vec![0; record_bytes];
+        SmallRng::seed_from_u64(first ^ 0x9e37_79b9).fill(&mut bytes[..]);
+        Self { bytes, next: first }
+    }
+
+    pub(crate) fn next(&mut self) -> &[u8] {
+        self.bytes[..8].copy_from_slice(&self.next.to_le_bytes());
+        self.next += 1;
+        &self.bytes
+    }
+}
+
+/// How long an acknowledgement may still come after the load has ended.
+const DRAIN: Duration = Duration::from_secs(20);
+/// A segment's worth.
+const TRIM_EVERY_BYTES: u64 = 32 << 20;

@@ -1,0 +1,168 @@
+//! What a generator keeps of its acknowledgements; one per thread, merged afterwards.
+
+use super::Timing;
+use hdrhistogram::Histogram;
+use std::time::{Duration, Instant};
+use towline_core::format::Committed;
+use towline_core::types::{Level, Window};
+
+/// Counts and histograms of one generator thread.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    /// From the (intended) start of an append to its acknowledgement as the client saw it, ns.
+    pub latency_ns: Histogram<u64>,
+    /// Payload bytes past the safe LSN at each windowed acknowledgement.
+    pub fill_bytes: Histogram<u64>,
+    /// Open loop: how much later than intended an append was made, ns.
+    pub lag_ns: Histogram<u64>,
+    /// Acknowledgements seen while measuring.
+    pub acked: u64,
+    /// Appends that were due while measuring, open loop.
+    pub offered: u64,
+    /// Tickets that waited for their window.
+    pub waited_for_window: u64,
+    /// Acknowledgements by the level achieved, weakest first.
+    pub achieved: [u64; 5],
+    /// Acknowledgements of a finite window whose fill was larger: a broken promise.
+    pub beyond_window: u64,
+    /// Tickets that ended as indeterminate.
+    pub indeterminate: u64,
+    /// The first of those reasons.
+    pub reason: Option<String>,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        Self {
+            latency_ns: new_histogram(),
+            fill_bytes: new_histogram(),
+            lag_ns: new_histogram(),
+            acked: 0,
+            offered: 0,
+            waited_for_window: 0,
+            achieved: [0; 5],
+            beyond_window: 0,
+            indeterminate: 0,
+            reason: None,
+        }
+    }
+
+    /// Records an acknowledgement of an append that started at `since`, seen at `now`.
+    pub(crate) fn ack(
+        &mut self,
+        timing: &Timing,
+        since: Instant,
+        now: Instant,
+        outcome: Result<Committed, String>,
+    ) {
+        let committed = match outcome {
+            Ok(committed) => committed,
+            Err(reason) => {
+                self.indeterminate += 1;
+                self.reason.get_or_insert(reason);
+                return;
+            }
+        };
+        self.acked += u64::from(timing.counts(now));
+        // By its start: an append made in time and acknowledged late is what a percentile is for.
+        if !timing.counts(since) {
+            return;
+        }
+        self.latency_ns.saturating_record(nanos(now - since));
+        self.achieved[committed.level as usize] += 1;
+        if committed.window.is_some() {
+            self.fill_bytes.saturating_record(committed.fill_bytes.max(1));
+            self.waited_for_window += u64::from(committed.waited_for_window);
+        }
+        if let Some(Window::Bytes(window_bytes)) = committed.window {
+            self.beyond_window += u64::from(committed.fill_bytes > window_bytes);
+        }
+    }
+
+    /// Records a latency of `off`, where the append itself is the acknowledgement.
+    pub(crate) fn off(&mut self, latency: Duration) {
+        self.latency_ns.saturating_record(nanos(latency));
+    }
+
+    /// Adds another thread's.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        // All histograms here have the same bounds, so adding cannot fail.
+        let _ = self.latency_ns.add(&other.latency_ns);
+        let _ = self.fill_bytes.add(&other.fill_bytes);
+        let _ = self.lag_ns.add(&other.lag_ns);
+        self.acked += other.acked;
+        self.offered += other.offered;
+        self.waited_for_window += other.waited_for_window;
+        for level in Level::ALL {
+            self.achieved[level as usize] += other.achieved[level as usize];
+        }
+        self.beyond_window += other.beyond_window;
+        self.indeterminate += other.indeterminate;
+        self.reason = self.reason.take().or_else(|| other.reason.clone());
+    }
+
+    /// Whether an open load was really offered: appends were made when they were due, not when there was time.
+    pub(crate) fn kept_up(&self) -> bool {
+        self.lag_ns.value_at_quantile(0.5) < MAX_LAG_P50_NS && self.acked as f64 >= 0.97 * self.offered as f64
+    }
+}
+
+/// 1 ns to 60 s, three digits.
+pub(crate) fn new_histogram() -> Histogram<u64> {
+    // The bounds are constants that the library accepts: 1 ≤ low, 2 × low ≤ high, digits ≤ 5.
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("constant bounds are valid")
+}
+
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Half of the appends later than this, and the generator was the bottleneck.
+const MAX_LAG_P50_NS: u64 = 1_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use towline_core::types::Lsn;
+
+    fn committed(window: Option<Window>, fill_bytes: u64) -> Committed {
+        Committed {
+            lsn: Lsn(0),
+            end: Lsn(8),
+            level: Level::On,
+            window,
+            rule_version: 1,
+            fill_bytes,
+            waited_for_window: fill_bytes > 0,
+        }
+    }
+
+    #[test]
+    fn warm_up_is_left_out_and_a_late_acknowledgement_is_kept() {
+        let timing = Timing::from_now(Duration::from_millis(100), Duration::from_millis(100));
+        let at = |ms| timing.start + Duration::from_millis(ms);
+        let mut recorder = Recorder::new();
+        recorder.ack(&timing, at(50), at(150), Ok(committed(None, 0)));
+        assert_eq!((recorder.acked, recorder.latency_ns.len()), (1, 0));
+        recorder.ack(&timing, at(150), at(250), Ok(committed(None, 0)));
+        assert_eq!((recorder.acked, recorder.latency_ns.len()), (1, 1));
+        assert!(recorder.latency_ns.max().abs_diff(100_000_000) < 100_000);
+    }
+
+    #[test]
+    fn fills_waits_broken_windows_and_lost_tickets_are_counted_and_merged() {
+        let timing = Timing::from_now(Duration::ZERO, Duration::from_secs(9));
+        let mut one = Recorder::new();
+        let now = Instant::now();
+        one.ack(&timing, now, now, Ok(committed(Some(Window::Bytes(100)), 100)));
+        one.ack(&timing, now, now, Ok(committed(Some(Window::Bytes(100)), 101)));
+        one.ack(&timing, now, now, Ok(committed(None, 999)));
+        let mut two = Recorder::new();
+        two.ack(&timing, now, now, Err("gone".into()));
+        one.merge(&two);
+        assert_eq!((one.fill_bytes.len(), one.fill_bytes.max()), (2, 101));
+        assert_eq!((one.waited_for_window, one.beyond_window, one.indeterminate), (2, 1, 1));
+        assert_eq!(one.achieved[Level::On as usize], 3);
+        assert_eq!(one.reason.as_deref(), Some("gone"));
+    }
+}

@@ -1,0 +1,214 @@
+//! A workload is data: which experiments to run, against which standbys and links, under which load.
+//!
+//! Files are TOML (`workloads/*.toml`). Every key is checked against the kind of its experiment before anything is
+//! started: a key that would be ignored is refused. Start at [`Workload::parse`] and [`Workload::bundled`].
+
+use crate::error::BenchError;
+use crate::plan::{self, Experiment, Overrides};
+use serde::Deserialize;
+use std::path::Path;
+
+/// What one run measures.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// What the run is called.
+    pub name: String,
+    /// Decides the order of the points and the arrivals of open loads.
+    pub seed: u64,
+    /// The experiments, in order.
+    pub experiments: Vec<Experiment>,
+}
+
+impl Workload {
+    /// A workload that comes with the program: `canonical`, `ladder`, `acceptance`, ….
+    ///
+    /// # Errors
+    /// No such workload, or overrides that none of its experiments can obey.
+    pub fn bundled(name: &str, overrides: &Overrides) -> Result<Self, BenchError> {
+        let found = BUNDLED.iter().find(|(known, _)| *known == name);
+        let (_, text) = found.ok_or_else(|| {
+            let names: Vec<_> = BUNDLED.iter().map(|(name, _)| *name).collect();
+            BenchError::Usage(format!(
+                "no workload is called '{name}': use {}, or a TOML file",
+                names.join(", ")
+            ))
+        })?;
+        Self::parse(text, &format!("{name}.toml"), overrides)
+    }
+
+    /// A workload from a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or as [`Workload::parse`].
+    pub fn load(path: &Path, overrides: &Overrides) -> Result<Self, BenchError> {
+        let text = std::fs::read_to_string(path).map_err(|source| BenchError::File {
+            what: "cannot read the workload",
+            path: path.to_owned(),
+            source,
+        })?;
+        let name = path.file_name().map_or("workload".into(), |name| name.to_string_lossy().into_owned());
+        Self::parse(&text, &name, overrides)
+    }
+
+    /// Reads a workload; `file` is how errors call it.
+    ///
+    /// # Errors
+    /// [`BenchError::Usage`] with file, key and what to do: unknown keys, keys that have no meaning for their kind of
+    /// experiment, values outside their range, values that contradict each other, overrides that nothing can obey.
+    pub fn parse(text: &str, file: &str, overrides: &Overrides) -> Result<Self, BenchError> {
+        let refuse = |error: toml::de::Error| {
+            BenchError::Usage(format!(
+                "{file}: {}: correct the key, or remove it",
+                error.to_string().trim_end()
+            ))
+        };
+        let raw: RawWorkload = toml::from_str(text).map_err(refuse)?;
+        if raw.experiment.is_empty() {
+            return Err(BenchError::Usage(format!("{file}: no [[experiment]]: add at least one")));
+        }
+        let mut tables = raw.experiment;
+        overrides.apply(&mut tables).map_err(|text| BenchError::Usage(format!("{file}: {text}")))?;
+        let mut experiments = Vec::new();
+        for (index, table) in tables.into_iter().enumerate() {
+            let place = format!("{file}: experiment {} ({})", index + 1, table.kind.as_str());
+            let experiment = plan::resolve(table, raw.repetitions.unwrap_or(1), overrides)
+                .map_err(|text| BenchError::Usage(format!("{place}: {text}")))?;
+            experiments.push(experiment);
+        }
+        Ok(Self { name: raw.name, seed: raw.seed.unwrap_or(1), experiments })
+    }
+
+    /// What the measured parts take at least, in seconds; floors, starts and stops come on top.
+    pub fn measured_s(&self) -> f64 {
+        self.experiments.iter().map(Experiment::measured_s).sum()
+    }
+
+    /// The most repetitions of any experiment.
+    pub fn repetitions(&self) -> u32 {
+        self.experiments.iter().map(|experiment| experiment.repetitions).max().unwrap_or(1)
+    }
+}
+
+/// The workloads that are part of the program.
+const BUNDLED: [(&str, &str); 9] = [
+    ("canonical", include_str!("../workloads/canonical.toml")),
+    ("ladder", include_str!("../workloads/ladder.toml")),
+    ("replay", include_str!("../workloads/replay.toml")),
+    ("window", include_str!("../workloads/window.toml")),
+    ("rates", include_str!("../workloads/rates.toml")),
+    ("off", include_str!("../workloads/off.toml")),
+    ("stream", include_str!("../workloads/stream.toml")),
+    ("memory", include_str!("../workloads/memory.toml")),
+    ("acceptance", include_str!("../workloads/acceptance.toml")),
+];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawWorkload {
+    name: String,
+    #[serde(default, rename = "about")]
+    _about: String,
+    seed: Option<u64>,
+    repetitions: Option<u32>,
+    #[serde(default)]
+    experiment: Vec<plan::Table>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Kind, Rate, Windows};
+    use towline_core::types::{Level, Window};
+
+    fn parse(text: &str) -> Result<Workload, String> {
+        let text = format!("name = \"t\"\n{text}");
+        Workload::parse(&text, "t.toml", &Overrides::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_bundled_workload_is_valid_and_the_canonical_one_fits_its_time() {
+        for (name, _) in BUNDLED {
+            let workload = Workload::bundled(name, &Overrides::default()).unwrap();
+            assert_eq!(workload.name, name);
+        }
+        let canonical = Workload::bundled("canonical", &Overrides::default()).unwrap();
+        let kinds: Vec<_> = canonical.experiments.iter().map(|experiment| experiment.kind).collect();
+        assert_eq!(kinds, [Kind::Ladder, Kind::Replay, Kind::Window]);
+        assert_eq!(canonical.experiments[0].levels, Level::ALL);
+        assert_eq!(canonical.experiments[0].clients, [1, 8, 32]);
+        assert_eq!(canonical.experiments[1].levels, Level::ALL);
+        assert_eq!(canonical.experiments[2].link_rtts_us, [0, 5000]);
+        // Three minutes less floors, starts and stops.
+        assert!(canonical.measured_s() < 120.0, "{} s", canonical.measured_s());
+    }
+
+    #[test]
+    fn unknown_and_meaningless_keys_are_refused_with_file_key_and_advice() {
+        let error = parse("[[experiment]]\nkind = \"ladder\"\nclinets = [1]").unwrap_err();
+        assert!(error.contains("t.toml") && error.contains("clinets") && error.contains("line 4"), "{error}");
+        let error = parse("[[experiment]]\nkind = \"ladder\"\nwindows = [0]").unwrap_err();
+        assert!(error.contains("experiment 1 (ladder)") && error.contains("'windows'"), "{error}");
+        let error = parse("[[experiment]]\nkind = \"race\"").unwrap_err();
+        assert!(error.contains("race") && error.contains("ladder"), "{error}");
+        assert!(parse("").unwrap_err().contains("[[experiment]]"));
+    }
+
+    #[test]
+    fn values_that_cannot_be_or_contradict_each_other_are_refused() {
+        for (keys, word) in [
+            ("kind = \"ladder\"\nclients = []", "clients"),
+            ("kind = \"ladder\"\nclients = [0]", "clients"),
+            ("kind = \"ladder\"\nlevels = [\"sometimes\"]", "sometimes"),
+            ("kind = \"ladder\"\nlevels = [\"on\"]\nstandbys = 0\nsync_rule = \"ANY 1 (a)\"", "sync_rule"),
+            ("kind = \"ladder\"\nstandbys = 2\nsync_rule = \"ANY 3 (a, b)\"", "ANY 3"),
+            ("kind = \"ladder\"\nstandbys = 1\nsync_rule = \"ANY 1 (z)\"", "'z'"),
+            ("kind = \"ladder\"\nduration_ms = 0", "duration_ms"),
+            ("kind = \"ladder\"\nrecord_bytes = 2000000", "record_bytes"),
+            ("kind = \"ladder\"\nstandbys = 0\nlink_rtt_us = [5000]", "link_rtt_us"),
+            ("kind = \"window\"\nlevels = [\"local\"]", "level"),
+            ("kind = \"window\"\nrate_per_s = 10.0\nrate_fraction = 0.5", "rate_fraction"),
+            ("kind = \"window\"\nstandbys = 0", "standbys"),
+            ("kind = \"window\"\nwindows = [0, 1]\nwindow_steps = 9", "window_steps"),
+            ("kind = \"window\"\nwindows = [\"many\"]", "many"),
+            ("kind = \"off\"\nstandbys = 1", "'standbys'"),
+            ("kind = \"ladder\"\nclient = \"socket\"\nhost = \"glommio\"\nshards = 0", "shards"),
+        ] {
+            let error = parse(&format!("[[experiment]]\n{keys}")).unwrap_err();
+            assert!(error.contains(word), "{keys}\n gave: {error}");
+        }
+    }
+
+    #[test]
+    fn a_window_experiment_says_its_windows_its_unit_and_its_load() {
+        let text = "[[experiment]]\nkind = \"window\"\nwindows = [0, 4096, \"inf\"]\nrate_per_s = 1000.0";
+        let experiment = &parse(text).unwrap().experiments[0];
+        let listed = vec![Window::Bytes(0), Window::Bytes(4096), Window::Infinite];
+        assert_eq!(experiment.windows, Windows::List(listed));
+        assert_eq!(experiment.rates, [Rate::PerS(1000.0)]);
+        let text = "[[experiment]]\nkind = \"window\"\nwindow_unit = \"micros\"\nwindows = [50]";
+        let experiment = &parse(text).unwrap().experiments[0];
+        assert_eq!(experiment.windows, Windows::List(vec![Window::Micros(50)]));
+        assert!(matches!(experiment.rates[..], [Rate::OfSaturation(_)]));
+    }
+
+    #[test]
+    fn flags_change_what_they_can_and_are_refused_where_nothing_obeys() {
+        let flags = Overrides {
+            repetitions: Some(10),
+            clients: Some(vec![4]),
+            levels: Some(vec![Level::On]),
+            ..Overrides::default()
+        };
+        let workload = Workload::bundled("canonical", &flags).unwrap();
+        assert_eq!(workload.repetitions(), 10);
+        assert_eq!(workload.experiments[0].clients, [4]);
+        assert_eq!(workload.experiments[0].levels, [Level::On]);
+        let flags = Overrides { clients: Some(vec![4]), ..Overrides::default() };
+        let error = Workload::bundled("window", &flags).unwrap_err().to_string();
+        assert!(error.contains("clients"), "{error}");
+        let flags = Overrides { remote: vec![("far".into(), "h:1".into())], ..Overrides::default() };
+        let workload = Workload::bundled("ladder", &flags).unwrap();
+        assert_eq!(workload.experiments[0].standby_names(), ["far"]);
+        assert_eq!(workload.experiments[0].sync_rule.as_deref(), Some("ANY 1 (far)"));
+    }
+}
