@@ -1,0 +1,194 @@
+//! The race of durability primitives on one device, for its calibration.
+
+use std::time::Duration;
+
+use crate::floor::{FloorError, FlushWay, Limits, Place, ScratchFile, Waiting, quantile, run_at_depth};
+use crate::ops::WritePrimitive;
+
+/// A way to make a write durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Primitive {
+    /// One ring operation, either kind.
+    Ring(WritePrimitive),
+    /// A write in the ring, then fdatasync as a call of its own (by a helper thread in a shard).
+    Flusher,
+}
+
+impl Primitive {
+    /// The name in calibration files, flags and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ring(WritePrimitive::Dsync) => "dsync",
+            Self::Ring(WritePrimitive::WriteThenFsync) => "linked-fsync",
+            Self::Flusher => "flusher",
+        }
+    }
+
+    /// The primitive of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|primitive| primitive.name() == name)
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 3] =
+        [Self::Ring(WritePrimitive::Dsync), Self::Ring(WritePrimitive::WriteThenFsync), Self::Flusher];
+
+    fn way(self) -> FlushWay {
+        match self {
+            Self::Ring(WritePrimitive::Dsync) => FlushWay::Dsync,
+            Self::Ring(WritePrimitive::WriteThenFsync) => FlushWay::Linked,
+            Self::Flusher => FlushWay::Split,
+        }
+    }
+}
+
+/// One contestant's figures, for durable writes of 4 KiB on a zero-filled file.
+#[derive(Clone, Copy, Debug)]
+pub struct PrimitiveResult {
+    /// The contestant.
+    pub primitive: Primitive,
+    /// Writes in flight.
+    pub depth: u32,
+    /// Median latency in nanoseconds.
+    pub p50_ns: u64,
+    /// 99th percentile in nanoseconds.
+    pub p99_ns: u64,
+    /// Durable writes per second.
+    pub per_s: f64,
+    /// Writes measured.
+    pub samples: usize,
+}
+
+/// The whole race, and who won.
+#[derive(Clone, Debug)]
+pub struct Race {
+    /// All primitives at depth 1, then DSYNC at growing depths.
+    pub results: Vec<PrimitiveResult>,
+    /// The lowest median at depth 1; DSYNC wins ties within 5 %, because it needs no worker thread.
+    pub best: Primitive,
+    /// Flushes worth keeping in flight: doubling them gains less than a fifth, or the limit of 8.
+    pub flush_depth: u32,
+}
+
+/// Runs the race in `place`, for about `duration` in all. The file is removed.
+///
+/// # Errors
+/// [`FloorError`].
+pub fn race(place: &Place, duration: Duration) -> Result<Race, FloorError> {
+    let file = ScratchFile::new(place, FILE_LEN)?;
+    // Half of the time for the primitives, taken in turns so that a slow moment hits all of them.
+    let turn = Limits { samples: 20_000, time: duration / (2 * TURNS * Primitive::ALL.len() as u32) };
+    let mut latencies: [Vec<u64>; 3] = Default::default();
+    let mut rates = [0.0; 3];
+    for _ in 0..TURNS {
+        for ((primitive, ns), rate) in Primitive::ALL.into_iter().zip(&mut latencies).zip(&mut rates) {
+            let run = run_at_depth(&file, primitive.way(), 1, Waiting::Spinning, turn)?;
+            ns.extend(run.ns);
+            *rate += run.per_s / f64::from(TURNS);
+        }
+    }
+    let mut results: Vec<_> = Primitive::ALL
+        .into_iter()
+        .zip(latencies)
+        .zip(rates)
+        .map(|((primitive, ns), per_s)| PrimitiveResult::new(primitive, 1, ns, per_s))
+        .collect();
+    let best = fastest(&results);
+
+    let turn = Limits { samples: 200_000, time: duration / (2 * DEPTHS.len() as u32) };
+    for depth in DEPTHS {
+        let run = run_at_depth(&file, FlushWay::Dsync, depth, Waiting::Spinning, turn)?;
+        results.push(PrimitiveResult::new(Primitive::ALL[0], depth, run.ns, run.per_s));
+    }
+    let flush_depth = worthwhile_depth(&results[Primitive::ALL.len()..]);
+    Ok(Race { results, best, flush_depth })
+}
+
+impl PrimitiveResult {
+    fn new(primitive: Primitive, depth: u32, mut ns: Vec<u64>, per_s: f64) -> Self {
+        let (p50_ns, p99_ns) = (quantile(&mut ns, 0.5), quantile(&mut ns, 0.99));
+        Self { primitive, depth, p50_ns, p99_ns, per_s, samples: ns.len() }
+    }
+}
+
+fn fastest(results: &[PrimitiveResult]) -> Primitive {
+    let dsync = Primitive::ALL[0];
+    let handicap = |result: &PrimitiveResult| {
+        let share = if result.primitive == dsync { 100 } else { 105 };
+        result.p50_ns.saturating_mul(share)
+    };
+    results
+        .iter()
+        .filter(|result| result.samples > 0)
+        .min_by_key(|result| handicap(result))
+        .map_or(dsync, |result| result.primitive)
+}
+
+fn worthwhile_depth(by_depth: &[PrimitiveResult]) -> u32 {
+    by_depth
+        .windows(2)
+        .find(|pair| pair[1].per_s < 1.2 * pair[0].per_s)
+        .map_or(MAX_FLUSH_DEPTH, |pair| pair[0].depth)
+        .clamp(MIN_FLUSH_DEPTH, MAX_FLUSH_DEPTH)
+}
+
+const TURNS: u32 = 4;
+const DEPTHS: [u32; 6] = [1, 2, 4, 8, 16, 32];
+/// Two, so that the next batch is on its way while one is flushed.
+const MIN_FLUSH_DEPTH: u32 = 2;
+/// Beyond it a deeper queue only makes batches smaller and each flush slower.
+const MAX_FLUSH_DEPTH: u32 = 8;
+const FILE_LEN: u64 = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::FileMode;
+
+    #[test]
+    fn the_lowest_median_wins_and_dsync_wins_ties() {
+        let at = |index: usize, p50_ns| PrimitiveResult {
+            primitive: Primitive::ALL[index],
+            depth: 1,
+            p50_ns,
+            p99_ns: 0,
+            per_s: 0.0,
+            samples: 1,
+        };
+        assert_eq!(fastest(&[at(0, 100), at(1, 97), at(2, 99)]), Primitive::ALL[0]);
+        assert_eq!(fastest(&[at(0, 400), at(1, 170), at(2, 180)]), Primitive::ALL[1]);
+        assert_eq!(fastest(&[]), Primitive::ALL[0]);
+        for primitive in Primitive::ALL {
+            assert_eq!(Primitive::from_name(primitive.name()), Some(primitive));
+        }
+    }
+
+    #[test]
+    fn depth_stops_where_doubling_gains_little() {
+        let rates = |rates: &[f64]| {
+            let results: Vec<_> = DEPTHS
+                .into_iter()
+                .zip(rates)
+                .map(|(depth, per_s)| PrimitiveResult::new(Primitive::ALL[0], depth, vec![1], *per_s))
+                .collect();
+            worthwhile_depth(&results)
+        };
+        assert_eq!(rates(&[8.0, 15.0, 25.0, 27.0, 50.0, 70.0]), 4);
+        assert_eq!(rates(&[8.0, 8.1, 8.2, 8.3, 8.4, 8.5]), 2);
+        assert_eq!(rates(&[8.0, 15.0, 25.0, 40.0, 60.0, 80.0]), 8);
+    }
+
+    #[test]
+    fn a_short_race_on_the_real_disk_leaves_no_file() {
+        let dir = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+        let place = Place::new(dir.path(), FileMode::Direct);
+        let race = race(&place, Duration::from_millis(600)).unwrap();
+        assert_eq!(race.results.len(), 9);
+        for result in &race.results {
+            assert!(result.samples > 0 && result.p50_ns > 0 && result.p50_ns <= result.p99_ns, "{result:?}");
+            assert!(result.per_s > 0.0);
+        }
+        assert!((2..=8).contains(&race.flush_depth));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
