@@ -1,0 +1,573 @@
+//! A client of a node's port: pipelined appends with a level each, tail, status, rule, trim.
+//!
+//! One [`Client`] is one connection to one shard. [`submit`](Client::submit) and [`recv`](Client::recv) are apart, so
+//! that one thread keeps many appends outstanding; both sides stay bounded, and neither can block the other: while
+//! the node takes no more bytes, the client goes on reading what it answers.
+//!
+//! ```no_run
+//! use towline::{Level, client::Client};
+//!
+//! let mut client = Client::connect("127.0.0.1:7401", 0)?;
+//! let first = client.submit(&[b"one"], Level::On, None)?;
+//! let second = client.submit(&[b"two"], Level::Local, None)?;
+//! for _ in [first, second] {
+//!     let completion = client.recv()?;
+//!     println!("{} {:?}", completion.request, completion.outcome);
+//! }
+//! # Ok::<(), towline::client::ClientError>(())
+//! ```
+
+mod connection;
+mod error;
+mod tail;
+
+use std::collections::VecDeque;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use towline_core::format::{Frame, Hello, HelloRole, MAX_APPEND_RECORDS, WIRE_VERSION, record_bytes};
+use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_RECORD_BYTES};
+use towline_core::types::{Geometry, Level, LogId, Lsn, NodeId, Window};
+
+pub use self::error::ClientError;
+pub use self::tail::{ClientTail, TailRecords};
+pub use towline_core::format::{Committed, Outcome};
+
+use self::connection::{Connection, Received};
+
+/// Protocol versions this client speaks, oldest and newest.
+const VERSIONS: (u16, u16) = (WIRE_VERSION, WIRE_VERSION);
+/// Bytes that may wait to be sent before `submit` itself waits for the node to take them.
+const OUTPUT_BYTES: usize = 256 << 10;
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Requests that may be outstanding at once; `submit` answers [`ClientError::Full`] beyond.
+    pub max_outstanding: usize,
+    /// How long a waiting client polls (yielding the processor between polls) before it sleeps.
+    pub spin: Duration,
+    /// How long connecting, the hello and its answer may take together.
+    pub connect_timeout: Duration,
+    /// The name this client gives in its hello.
+    pub name: String,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        ClientOptions {
+            max_outstanding: 1024,
+            spin: Duration::from_micros(50),
+            connect_timeout: Duration::from_secs(3),
+            name: "client".to_owned(),
+        }
+    }
+}
+
+/// The end of one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    /// The number that [`Client::submit`] returned.
+    pub request: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// A connection to one shard of a node.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    options: ClientOptions,
+    log: LogId,
+    node: NodeId,
+    shards: u16,
+    /// Requests from `first` on, in the order sent; `None` once answered.
+    outstanding: VecDeque<Option<Asked>>,
+    first: u64,
+    unanswered: usize,
+    ready: VecDeque<Completion>,
+    /// The answer to a request other than an append.
+    answer: Option<Answer>,
+    /// Set when the connection has ended; every request then outstanding is indeterminate.
+    lost: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// An append or a wait: its end goes to `recv`.
+    Append,
+    /// A command: its end goes to the call that waits for it.
+    Command,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Done(String),
+    Status(String),
+}
+
+impl Client {
+    /// Connects to shard `shard` of the node at `address` with default options.
+    ///
+    /// # Errors
+    /// [`ClientError::Connect`], [`ClientError::Refused`] (another version, no such shard, too many connections) or
+    /// [`ClientError::Protocol`].
+    pub fn connect(address: impl ToSocketAddrs + std::fmt::Debug, shard: u16) -> Result<Client, ClientError> {
+        Client::connect_with(address, shard, ClientOptions::default())
+    }
+
+    /// Connects with options.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_with(
+        address: impl ToSocketAddrs + std::fmt::Debug,
+        shard: u16,
+        options: ClientOptions,
+    ) -> Result<Client, ClientError> {
+        let deadline = Instant::now() + options.connect_timeout;
+        let mut connection = Connection::open(&address, deadline)?;
+        connection.push(&Frame::Hello(client_hello(shard, &options.name)))?;
+        let (log, node, shards) = match connection.next_before(deadline, options.spin)? {
+            Some(Received { frame: Frame::WelcomeClient { log, node, shards, .. }, .. }) => {
+                (log, node, shards)
+            }
+            Some(Received { frame: Frame::Refused { code, message }, .. }) => {
+                return Err(ClientError::Refused { address: connection.address(), code, message });
+            }
+            Some(Received { frame, .. }) => {
+                return Err(connection.protocol_error(format!("{} instead of a welcome", frame_name(&frame))));
+            }
+            None => return Err(connection.protocol_error("no answer to the hello".to_owned())),
+        };
+        Ok(Client {
+            connection,
+            options,
+            log,
+            node,
+            shards,
+            outstanding: VecDeque::new(),
+            first: 1,
+            unanswered: 0,
+            ready: VecDeque::new(),
+            answer: None,
+            lost: None,
+        })
+    }
+
+    /// Where the node serves.
+    pub fn address(&self) -> SocketAddr {
+        self.connection.address()
+    }
+
+    /// The log served there.
+    pub fn log_id(&self) -> LogId {
+        self.log
+    }
+
+    /// The node that serves it.
+    pub fn node_id(&self) -> NodeId {
+        self.node
+    }
+
+    /// Shards that the node serves; a connection speaks to one of them.
+    pub fn shards(&self) -> u16 {
+        self.shards
+    }
+
+    /// Requests whose end has not been received yet.
+    pub fn outstanding(&self) -> usize {
+        self.unanswered + self.ready.len()
+    }
+
+    /// Sends records as one atomic append and returns its number; the end comes with [`recv`](Client::recv). The
+    /// bytes leave at the next `recv`, `try_recv` or [`flush`](Client::flush), or when enough have gathered.
+    ///
+    /// # Errors
+    /// [`ClientError::Full`] and [`ClientError::Invalid`] (no record, or over the limits): nothing was sent.
+    /// [`ClientError::Lost`]: the outcome of everything outstanding is indeterminate and still comes by `recv`.
+    pub fn submit(
+        &mut self,
+        payloads: &[&[u8]],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<u64, ClientError> {
+        let lengths = record_lengths(payloads)?;
+        let request = self.start(Asked::Append)?;
+        let frame = Frame::Append { request, level, window, lengths };
+        let sent = self.connection.push(&frame);
+        self.sent(sent)?;
+        for payload in payloads {
+            self.connection.push_bytes(payload);
+        }
+        while self.lost.is_none() && self.connection.pending_output() > OUTPUT_BYTES {
+            self.turn(None)?;
+        }
+        Ok(request)
+    }
+
+    /// Asks for a completion when everything up to `lsn` is safe at `level`; the end comes with [`recv`](Client::recv).
+    ///
+    /// # Errors
+    /// As [`Client::submit`].
+    pub fn submit_wait(&mut self, lsn: Lsn, level: Level) -> Result<u64, ClientError> {
+        let request = self.start(Asked::Append)?;
+        let sent = self.connection.push(&Frame::Wait { request, lsn, level });
+        self.sent(sent)?;
+        Ok(request)
+    }
+
+    /// Hands what was submitted to the operating system without waiting for an answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`] and [`ClientError::Protocol`].
+    pub fn flush(&mut self) -> Result<(), ClientError> {
+        while self.lost.is_none() && self.connection.pending_output() > 0 {
+            self.turn(None)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next completion, in the order in which requests end. After a lost connection it returns every
+    /// outstanding append once, as indeterminate.
+    ///
+    /// # Errors
+    /// [`ClientError::Idle`] when nothing is outstanding, [`ClientError::Lost`] when besides the connection is gone,
+    /// [`ClientError::Protocol`].
+    pub fn recv(&mut self) -> Result<Completion, ClientError> {
+        loop {
+            if let Some(completion) = self.try_recv()? {
+                return Ok(completion);
+            }
+            self.turn(None)?;
+        }
+    }
+
+    /// Waits for the next completion, at most `timeout`.
+    ///
+    /// # Errors
+    /// As [`Client::recv`], and [`ClientError::Timeout`]: the request is still outstanding.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Completion, ClientError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(completion) = self.try_recv()? {
+                return Ok(completion);
+            }
+            if Instant::now() >= deadline {
+                return Err(ClientError::Timeout(timeout));
+            }
+            self.turn(Some(deadline))?;
+        }
+    }
+
+    /// The next completion if one has arrived; never waits.
+    ///
+    /// # Errors
+    /// As [`Client::recv`].
+    pub fn try_recv(&mut self) -> Result<Option<Completion>, ClientError> {
+        if self.ready.is_empty() && self.lost.is_none() {
+            self.pump()?;
+        }
+        match self.ready.pop_front() {
+            Some(completion) => Ok(Some(completion)),
+            None => match &self.lost {
+                Some(why) => Err(self.lost_error(why.clone())),
+                None if self.unanswered == 0 => Err(ClientError::Idle),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// Appends one record and waits for its acknowledgement.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`]: nothing was written. [`ClientError::Indeterminate`] and [`ClientError::Lost`]: it
+    /// may be in the log or not. Else as [`Client::submit`].
+    pub fn append(
+        &mut self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Committed, ClientError> {
+        let request = self.submit(&[payload], level, window)?;
+        self.end_of(request)
+    }
+
+    /// Waits until everything up to `lsn` is safe at `level`.
+    ///
+    /// # Errors
+    /// As [`Client::append`].
+    pub fn wait(&mut self, lsn: Lsn, level: Level) -> Result<Committed, ClientError> {
+        let request = self.submit_wait(lsn, level)?;
+        self.end_of(request)
+    }
+
+    /// The node's status, as JSON text: watermarks, exposure and each standby.
+    ///
+    /// # Errors
+    /// [`ClientError::Lost`] and [`ClientError::Protocol`].
+    pub fn status(&mut self) -> Result<String, ClientError> {
+        let sent = self.connection.push(&Frame::StatusRequest);
+        self.sent(sent)?;
+        match self.await_answer()? {
+            Answer::Status(json) => Ok(json),
+            Answer::Done(_) => Err(self.connection.protocol_error("no status in answer".to_owned())),
+        }
+    }
+
+    /// Changes the sync rule; returns when the new rule is in force.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with the reason: a rule that cannot be read or cannot be met by the standbys
+    /// configured. [`ClientError::Lost`]: it may be in force or not.
+    pub fn set_rule(&mut self, rule: &str) -> Result<(), ClientError> {
+        let request = self.start(Asked::Command)?;
+        self.command(&Frame::SetRule { request, rule: rule.to_owned() })
+    }
+
+    /// Lets the node recycle what lies below `below`; standbys that still need it hold it back.
+    ///
+    /// # Errors
+    /// [`ClientError::Rejected`] with the reason, [`ClientError::Lost`].
+    pub fn trim(&mut self, below: Lsn) -> Result<(), ClientError> {
+        let request = self.start(Asked::Command)?;
+        self.command(&Frame::Trim { request, below })
+    }
+
+    /// Follows the log from `from` (the start of a batch, or the log's start) with this connection. Without
+    /// `unsafe_too` the node sends only what it has flushed and the sync rule has made safe.
+    ///
+    /// # Errors
+    /// [`ClientError::Full`] while requests are outstanding; [`ClientError::Lost`].
+    pub fn tail(mut self, from: Lsn, unsafe_too: bool) -> Result<ClientTail, ClientError> {
+        if self.outstanding() > 0 {
+            return Err(ClientError::Full { limit: 0 });
+        }
+        self.connection.push(&Frame::Tail { from, unsafe_too })?;
+        Ok(ClientTail::new(self.connection, self.options.spin))
+    }
+
+    /// Takes a number for a request, or says why none may be sent.
+    fn start(&mut self, asked: Asked) -> Result<u64, ClientError> {
+        if let Some(why) = &self.lost {
+            return Err(self.lost_error(why.clone()));
+        }
+        if self.outstanding() >= self.options.max_outstanding {
+            return Err(ClientError::Full { limit: self.options.max_outstanding });
+        }
+        let request = self.first + self.outstanding.len() as u64;
+        self.outstanding.push_back(Some(asked));
+        self.unanswered += 1;
+        Ok(request)
+    }
+
+    fn command(&mut self, frame: &Frame) -> Result<(), ClientError> {
+        let sent = self.connection.push(frame);
+        self.sent(sent)?;
+        match self.await_answer()? {
+            Answer::Done(error) if error.is_empty() => Ok(()),
+            Answer::Done(error) => Err(ClientError::Rejected(error)),
+            Answer::Status(_) => Err(self.connection.protocol_error("a status in answer".to_owned())),
+        }
+    }
+
+    fn await_answer(&mut self) -> Result<Answer, ClientError> {
+        loop {
+            self.pump()?;
+            if let Some(answer) = self.answer.take() {
+                return Ok(answer);
+            }
+            if let Some(why) = &self.lost {
+                return Err(self.lost_error(why.clone()));
+            }
+            self.turn(None)?;
+        }
+    }
+
+    /// Waits for the end of one append; ends of others that come first are kept for `recv`.
+    fn end_of(&mut self, request: u64) -> Result<Committed, ClientError> {
+        loop {
+            if let Some(at) = self.ready.iter().position(|completion| completion.request == request) {
+                return match self.ready.remove(at).map(|completion| completion.outcome) {
+                    Some(Outcome::Committed(committed)) => Ok(committed),
+                    Some(Outcome::Refused(why)) => Err(ClientError::Rejected(why)),
+                    Some(Outcome::Indeterminate(why)) => Err(ClientError::Indeterminate(why)),
+                    None => Err(ClientError::Idle),
+                };
+            }
+            if let Some(why) = &self.lost {
+                return Err(self.lost_error(why.clone()));
+            }
+            self.pump()?;
+            if self.ready.is_empty() {
+                self.turn(None)?;
+            }
+        }
+    }
+
+    /// One turn: send and receive what can be, wait for the socket when nothing could, at most until `deadline`.
+    fn turn(&mut self, deadline: Option<Instant>) -> Result<(), ClientError> {
+        let moved = self.pump()?;
+        if !moved && self.lost.is_none() && self.ready.is_empty() && self.answer.is_none() {
+            let spin = self.options.spin;
+            let waited = self.connection.wait(deadline, spin);
+            self.sent(waited)?;
+        }
+        Ok(())
+    }
+
+    /// Sends and receives what can be without waiting; whether anything moved.
+    fn pump(&mut self) -> Result<bool, ClientError> {
+        let moved = match self.connection.pump() {
+            Ok(moved) => moved,
+            Err(error) => {
+                // Answers that arrived before the end still count.
+                self.take_frames()?;
+                self.lose(error)?;
+                return Ok(true);
+            }
+        };
+        self.take_frames()?;
+        Ok(moved)
+    }
+
+    fn take_frames(&mut self) -> Result<(), ClientError> {
+        loop {
+            match self.connection.next() {
+                Ok(Some(received)) => self.take(received.frame)?,
+                Ok(None) => return Ok(()),
+                Err(error) => return self.lose(error),
+            }
+        }
+    }
+
+    fn take(&mut self, frame: Frame) -> Result<(), ClientError> {
+        match frame {
+            Frame::Appended { request, outcome } => match self.finish(request) {
+                Some(Asked::Append) => self.ready.push_back(Completion { request, outcome }),
+                _ => {
+                    return self.lose(
+                        self.unexpected(format!("an answer to request {request}, which is not outstanding")),
+                    );
+                }
+            },
+            Frame::Done { request, error } => match self.finish(request) {
+                Some(Asked::Command) => self.answer = Some(Answer::Done(error)),
+                Some(Asked::Append) => {
+                    self.ready.push_back(Completion { request, outcome: Outcome::Refused(error) });
+                }
+                None => {
+                    return self.lose(
+                        self.unexpected(format!("an answer to request {request}, which is not outstanding")),
+                    );
+                }
+            },
+            Frame::Status { json } => self.answer = Some(Answer::Status(json)),
+            Frame::Heartbeat { term } => self.connection.push(&Frame::Heartbeat { term })?,
+            Frame::Refused { code, message } => {
+                let address = self.connection.address();
+                return self.lose(ClientError::Refused { address, code, message });
+            }
+            other => return self.lose(self.unexpected(frame_name(&other))),
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, request: u64) -> Option<Asked> {
+        let at = usize::try_from(request.checked_sub(self.first)?).ok()?;
+        let asked = self.outstanding.get_mut(at)?.take()?;
+        self.unanswered -= 1;
+        while self.outstanding.front() == Some(&None) {
+            self.outstanding.pop_front();
+            self.first += 1;
+        }
+        Some(asked)
+    }
+
+    /// The connection has ended: every append that was not answered is indeterminate.
+    fn lose(&mut self, error: ClientError) -> Result<(), ClientError> {
+        if self.lost.is_some() {
+            return Ok(());
+        }
+        let why = match &error {
+            ClientError::Lost { why, .. } => why.clone(),
+            other => other.to_string(),
+        };
+        for (at, asked) in std::mem::take(&mut self.outstanding).into_iter().enumerate() {
+            if asked == Some(Asked::Append) {
+                let outcome = Outcome::Indeterminate(format!("connection lost: {why}"));
+                self.ready.push_back(Completion { request: self.first + at as u64, outcome });
+            }
+        }
+        self.unanswered = 0;
+        self.lost = Some(why);
+        Ok(())
+    }
+
+    fn sent(&mut self, result: Result<(), ClientError>) -> Result<(), ClientError> {
+        match result {
+            Err(error @ (ClientError::Lost { .. } | ClientError::Protocol { .. })) => self.lose(error),
+            other => other,
+        }
+    }
+
+    fn lost_error(&self, why: String) -> ClientError {
+        ClientError::Lost { address: self.connection.address(), why }
+    }
+
+    fn unexpected(&self, what: String) -> ClientError {
+        self.connection.protocol_error(format!("unexpected {what}"))
+    }
+}
+
+fn client_hello(shard: u16, name: &str) -> Hello {
+    Hello {
+        versions: VERSIONS,
+        role: HelloRole::Client,
+        shard,
+        log: LogId::default(),
+        geometry: Geometry { segment_bytes: 0, in_flight_bytes: 0 },
+        node: NodeId(0),
+        name: name.to_owned(),
+        nonce: 0,
+        adopted: Default::default(),
+        end: Default::default(),
+    }
+}
+
+/// The lengths of an append's records, checked against the limits here: the node would close the connection.
+fn record_lengths(payloads: &[&[u8]]) -> Result<Vec<u32>, ClientError> {
+    let mut total = 0;
+    let mut lengths = Vec::with_capacity(payloads.len());
+    for payload in payloads {
+        let length = payload.len() as u64;
+        if length > MAX_RECORD_BYTES {
+            let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}: split it");
+            return Err(ClientError::Invalid(text));
+        }
+        total += record_bytes(length);
+        lengths.push(length as u32);
+    }
+    if payloads.is_empty() {
+        return Err(ClientError::Invalid("an append without a record".to_owned()));
+    }
+    if payloads.len() > MAX_APPEND_RECORDS {
+        let text = format!(
+            "an atomic append of {} records; the limit is {MAX_APPEND_RECORDS}: split it",
+            payloads.len()
+        );
+        return Err(ClientError::Invalid(text));
+    }
+    if total > MAX_APPEND_BYTES {
+        let text = format!(
+            "an atomic append of {total} bytes with headers; the limit is {MAX_APPEND_BYTES}: split it"
+        );
+        return Err(ClientError::Invalid(text));
+    }
+    Ok(lengths)
+}
+
+pub(crate) fn frame_name(frame: &Frame) -> String {
+    let text = format!("{frame:?}");
+    text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,198 @@
+//! One log of a primary, as threads and tasks use it.
+
+use std::fmt;
+
+use towline_core::types::{Level, Lsn, Window};
+use towline_runtime::{AppendError, Handle, Reservation, RuleError, Snapshot, TailError, Ticket};
+
+use crate::tail::Tail;
+
+/// One shard: a log of its own. Cheap to clone; clones append to the same log from any thread.
+///
+/// A [`Log`](crate::Log) has one shard unless it was built with more, and forwards these methods to its first.
+#[derive(Clone)]
+pub struct Shard {
+    number: u16,
+    handle: Handle,
+}
+
+impl Shard {
+    pub(crate) fn new(number: u16, handle: Handle) -> Shard {
+        Shard { number, handle }
+    }
+
+    /// Its place among the node's shards, from 0.
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// Appends one record. Waits for room where the arena is full or the log has reached its retention; the
+    /// [`Ticket`] then waits for the level.
+    ///
+    /// `window` makes a remote level acknowledge earlier: when everything but the last `window` of payload is safe
+    /// ([`Window`]). `None` is the level itself.
+    ///
+    /// ```
+    /// # use towline::{Level, Log};
+    /// # let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let log = Log::open(folder.path().join("log"))?;
+    /// let ticket = log.append(b"payload", Level::Local, None)?;
+    /// println!("has its place: {}", ticket.lsn());
+    /// let committed = ticket.wait()?;
+    /// assert!(committed.end > committed.lsn);
+    /// # log.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written.
+    pub fn append(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Ticket, AppendError> {
+        self.handle.append(payload, level, window)
+    }
+
+    /// As [`append`](Shard::append), but answers [`AppendError::Full`] instead of waiting for room.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written.
+    pub fn try_append(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Ticket, AppendError> {
+        self.handle.try_append(payload, level, window)
+    }
+
+    /// As [`append`](Shard::append) in a task, on any async runtime: it waits for room without blocking the thread,
+    /// and the ticket is a `Future`.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written.
+    pub async fn append_async(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Ticket, AppendError> {
+        self.handle.append_async(payload, level, window).await
+    }
+
+    /// Appends several records as one: after any crash the log holds all of them or none.
+    ///
+    /// ```
+    /// # use towline::{Level, Log};
+    /// # let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let log = Log::open(folder.path().join("log"))?;
+    /// log.append_atomic(&[b"debit a", b"credit b"], Level::Local, None)?.wait()?;
+    /// # log.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written.
+    pub fn append_atomic(
+        &self,
+        payloads: &[&[u8]],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Ticket, AppendError> {
+        self.handle.append_atomic(payloads, level, window)
+    }
+
+    /// Reserves room for a record of `len` bytes, to be built in place: the bytes that you fill are the bytes that go
+    /// to the disk and to the standbys. One that is dropped, or held for too long, becomes a void record, which no
+    /// reader sees. Nothing behind a held reservation can be flushed, so fill it at once.
+    ///
+    /// ```
+    /// # use towline::{Level, Log};
+    /// # let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let log = Log::open(folder.path().join("log"))?;
+    /// let mut reservation = log.reserve(5, Level::Local, None)?;
+    /// reservation.fill(|bytes| bytes.copy_from_slice(b"hello"))?;
+    /// reservation.commit()?.wait()?;
+    /// # log.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written.
+    pub fn reserve(
+        &self,
+        len: usize,
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Reservation, AppendError> {
+        self.handle.reserve(len, level, window)
+    }
+
+    /// A ticket for a place in the log instead of a record of its own: it ends when everything up to `lsn` is safe at
+    /// `level`.
+    ///
+    /// ```
+    /// # use towline::{Level, Log};
+    /// # let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
+    /// # let log = Log::open(folder.path().join("log"))?;
+    /// let end = log.append(b"in memory", Level::Off, None)?.wait()?.end;
+    /// log.wait(end, Level::Local)?.wait()?;
+    /// # log.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`AppendError`] when no ticket could be taken.
+    pub fn wait(&self, lsn: Lsn, level: Level) -> Result<Ticket, AppendError> {
+        self.handle.wait(lsn, level)
+    }
+
+    /// The application needs nothing below `below` any more: segments that end there may be recycled. Standbys that
+    /// still need them hold them back up to the configured limit.
+    ///
+    /// # Errors
+    /// [`AppendError`] when the node is stopping or poisoned.
+    pub fn trim(&self, below: Lsn) -> Result<(), AppendError> {
+        self.handle.trim(below)
+    }
+
+    /// Changes who counts: `FIRST k (a, b)`, `ANY k (a, b)`, `*`, or an empty text for nobody. Returns the version of
+    /// the rule when it is in force: when the change is safe under the old rule and the new one.
+    ///
+    /// # Errors
+    /// [`RuleError`]: a rule that cannot be read, or not be met by the standbys configured.
+    pub fn set_rule(&self, rule: &str) -> Result<u64, RuleError> {
+        self.handle.set_rule(rule)
+    }
+
+    /// Watermarks, exposure and each standby, as they are now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.handle.snapshot()
+    }
+
+    /// Follows the log from `from` on: the records that are flushed here and safe by the sync rule, as they become
+    /// so. `Lsn(0)` starts at the log's start; else give the start of a batch or the `end` of a record that was read.
+    ///
+    /// # Errors
+    /// [`TailError`]: the place is trimmed, or nothing begins there.
+    pub fn tail(&self, from: Lsn) -> Result<Tail, TailError> {
+        Ok(Tail::new(self.handle.tail(from, true)?))
+    }
+
+    /// As [`tail`](Shard::tail), with the records that are flushed here and not yet safe: a failover may take them
+    /// back.
+    ///
+    /// # Errors
+    /// As [`tail`](Shard::tail).
+    pub fn tail_unsafe(&self, from: Lsn) -> Result<Tail, TailError> {
+        Ok(Tail::new(self.handle.tail(from, false)?))
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard").field("number", &self.number).finish_non_exhaustive()
+    }
+}

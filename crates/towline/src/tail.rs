@@ -1,0 +1,95 @@
+//! Following a log inside the program that writes or receives it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use towline_core::types::Lsn;
+use towline_runtime::TailError;
+
+use crate::record::{Record, Records};
+
+/// The records of a log, one after the other, without an end: an iterator that blocks and a
+/// [`Stream`](futures_core::Stream) that does not. Payloads are `Bytes` straight from the arena's copy of the batch
+/// or the mapped segment; a segment that a payload still refers to is not recycled.
+pub struct Tail {
+    batches: towline_runtime::Tail,
+    records: Option<Records>,
+    next: Lsn,
+    failed: bool,
+}
+
+impl Tail {
+    pub(crate) fn new(batches: towline_runtime::Tail) -> Tail {
+        Tail { batches, records: None, next: Lsn(0), failed: false }
+    }
+
+    /// Where the batch after the one at hand begins: follow on from here after a restart, once every record handed
+    /// out so far has been dealt with. 0 before the first batch.
+    pub fn next_batch(&self) -> Lsn {
+        self.next
+    }
+
+    fn next_at_hand(&mut self) -> Option<Record> {
+        self.records.as_mut().and_then(Iterator::next)
+    }
+
+    fn put(&mut self, batch: towline_runtime::TailBatch) {
+        self.next = batch.next;
+        self.records = Some(Records::new(batch.start, batch.bytes));
+    }
+}
+
+impl Iterator for Tail {
+    type Item = Result<Record, TailError>;
+
+    /// Blocks until there is a record. Ends only after an error, or when the node has stopped.
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(record) = self.next_at_hand() {
+                return Some(Ok(record));
+            }
+            if self.failed {
+                return None;
+            }
+            match self.batches.next()? {
+                Ok(batch) => self.put(batch),
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Stream for Tail {
+    type Item = Result<Record, TailError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(record) = self.next_at_hand() {
+                return Poll::Ready(Some(Ok(record)));
+            }
+            if self.failed {
+                return Poll::Ready(None);
+            }
+            match Pin::new(&mut self.batches).poll_next(context) {
+                Poll::Ready(Some(Ok(batch))) => self.put(batch),
+                Poll::Ready(Some(Err(error))) => {
+                    self.failed = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tail").field("next", &self.next).finish_non_exhaustive()
+    }
+}
