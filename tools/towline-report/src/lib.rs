@@ -9,14 +9,18 @@ pub mod environment;
 mod groups;
 pub mod histograms;
 mod html;
+mod index;
 pub mod knee;
 mod run_folder;
 pub mod schema;
 pub mod stats;
 #[cfg(test)]
 mod synthetic;
+mod table;
 mod units;
 
 pub use html::render_html;
+pub use index::{index_page, write_index};
 pub use run_folder::{FolderError, RunFolder, utc_now_rfc3339};
 pub use schema::{LoadError, Report};
+pub use table::{format_tables, print_tables};

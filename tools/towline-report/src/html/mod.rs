@@ -1,7 +1,356 @@
-//! placeholder while the page is written
-use crate::schema::Report;
+//! `report.html`: one self-contained page that opens offline and asks the network for nothing.
+//!
+//! It reads from the top: three numbers and what they mean, then the ladder, the window, the replay, the bars, the
+//! floors, the machine. Every chart has its table. Without a script everything is there but the hover boxes.
 
-/// The page.
+mod axis;
+mod charts;
+mod summary;
+mod svg;
+mod tables;
+
+use crate::groups::{self, Row, rows};
+use crate::knee;
+use crate::schema::{Level, Report};
+use crate::table::{knees, latency_experiments, link_words, title_of};
+use crate::units;
+use charts::{Dot, DotRow, RowGroup};
+
+/// The whole page.
 pub fn render_html(report: &Report) -> String {
-    format!("<!doctype html><title>{}</title>", report.name)
+    let mut body = summary::render(report);
+    for experiment in latency_experiments(report) {
+        body.push_str(&latency_section(report, experiment));
+        if experiment == "ladder" {
+            body.push_str(&window_section(report));
+        }
+    }
+    if !report.points.iter().any(|point| point.experiment == "ladder") {
+        body.push_str(&window_section(report));
+    }
+    body.push_str(&checks_section(report));
+    body.push_str(&floors_section(report));
+    body.push_str(&machine_section(report));
+    body.push_str(&caveats_section(report));
+    page(&format!("Towline · {}", report.name), &body)
+}
+
+/// The frame around a body: style, script, and nothing from outside.
+pub(crate) fn page(title: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n\
+         <div id=\"tip\" role=\"status\" hidden></div>\n<script>\n{}</script>\n</body>\n</html>\n",
+        escape(title),
+        include_str!("style.css"),
+        include_str!("page.js"),
+    )
+}
+
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A chart with its scale switch and legend. `key` is unique on the page.
+fn figure(key: &str, log_first: bool, legend: &str, plots: &str, caption: &str) -> String {
+    let checked = |on: bool| if on { " checked" } else { "" };
+    format!(
+        "<figure class=\"chart\" id=\"chart-{key}\">\
+         <input type=\"radio\" class=\"pick-log\" name=\"scale-{key}\" id=\"log-{key}\"{}>\
+         <input type=\"radio\" class=\"pick-linear\" name=\"scale-{key}\" id=\"linear-{key}\"{}>\
+         <div class=\"bar\"><div class=\"legend\">{legend}</div><div class=\"switch\">\
+         <label for=\"log-{key}\">log</label><label for=\"linear-{key}\">linear</label></div></div>\
+         <div class=\"plots\">{plots}</div><figcaption>{caption}</figcaption></figure>",
+        checked(log_first),
+        checked(!log_first),
+    )
+}
+
+const LEGEND_QUANTILES: &str = "<span><i class=\"dot\"></i>p50</span><span><i class=\"ring\"></i>p99</span>";
+
+fn latency_section(report: &Report, experiment: &str) -> String {
+    let points = rows(report.experiment(experiment));
+    let key = id_of(experiment);
+    let lead = match experiment {
+        "ladder" => {
+            "Each commit level waits for one thing more. Dots show what a client waits at p50 and p99; the upright line \
+             is the floor: what the bare machine takes for the same work, without any of Towline’s code above the ring."
+        }
+        "replay" => {
+            "Write-ahead log recorded from a real PostgreSQL, record for record with its own sizes, replayed at each level."
+        }
+        _ => "",
+    };
+    let latency = figure(
+        &format!("{key}-latency"),
+        true,
+        &format!("{LEGEND_QUANTILES}<span><i class=\"floor\"></i>floor of the level</span>"),
+        &charts::dot_rows(
+            &latency_groups(report, &points),
+            &format!("{}: commit latency by level and load", title_of(experiment)),
+            "commit latency",
+            &units::duration,
+        ),
+        "Whiskers span the repetitions; a dot without one had less spread than its width.",
+    );
+    let closed = points.iter().any(|row| matches!(row.point.load.arrival, crate::schema::Arrival::Closed(_)));
+    let throughput = if closed {
+        let bare = report.floors.durable_writes_per_s_depth32;
+        let legend = "<span><i class=\"dot\"></i>commits per second, median</span>".to_owned()
+            + if bare.is_some() {
+                "<span><i class=\"floor\"></i>bare durable writes, 32 in flight</span>"
+            } else {
+                ""
+            };
+        figure(
+            &format!("{key}-rate"),
+            true,
+            &legend,
+            &charts::dot_rows(
+                &rate_groups(report, &points),
+                &format!("{}: commits per second by level and load", title_of(experiment)),
+                "commits per second",
+                &units::short_count,
+            ),
+            "Batches carry many commits, so a level can pass the rate of bare single writes.",
+        )
+    } else {
+        String::new()
+    };
+    format!(
+        "<section id=\"{key}\"><h2>{}</h2><p class=\"lead\">{lead}</p>{latency}{}{throughput}</section>",
+        escape(title_of(experiment)),
+        tables::latency(report, &points),
+    )
+}
+
+fn latency_groups(report: &Report, points: &[Row<'_>]) -> Vec<RowGroup> {
+    grouped(points, |row| {
+        let dot = |summary: crate::stats::Summary, filled: bool, name: &str| Dot {
+            value: summary.median,
+            low: summary.min,
+            high: summary.max,
+            filled,
+            text: format!("{name} {}", tables::with_range(&summary)),
+        };
+        vec![dot(row.p99(), false, "p99"), dot(row.p50(), true, "p50")]
+    })
+    .into_iter()
+    .map(|(level, row, rows)| {
+        let floor = groups::floor_of(level, row.point.standbys, &report.floors)
+            .filter(|_| row.point.link_rtt_us == 0.0);
+        RowGroup {
+            name: level.as_str().into(),
+            floor: floor.map(|(name, p50_ns)| (p50_ns, name.into())),
+            rows,
+        }
+    })
+    .collect()
+}
+
+fn rate_groups(report: &Report, points: &[Row<'_>]) -> Vec<RowGroup> {
+    grouped(points, |row| {
+        let rate = row.per_s();
+        vec![Dot {
+            value: rate.median,
+            low: rate.min,
+            high: rate.max,
+            filled: true,
+            text: format!("{} commits/s", units::per_second(rate.median)),
+        }]
+    })
+    .into_iter()
+    .map(|(level, _, rows)| {
+        let bare = report.floors.durable_writes_per_s_depth32.filter(|_| level != Level::Off);
+        RowGroup { name: level.as_str().into(), floor: bare.map(|rate| (rate, "bare writes".into())), rows }
+    })
+    .collect()
+}
+
+/// The rows of each level, with the first of them.
+fn grouped<'a, 'r>(
+    points: &'r [Row<'a>],
+    dots: impl Fn(&Row<'a>) -> Vec<Dot>,
+) -> Vec<(Level, &'r Row<'a>, Vec<DotRow>)> {
+    let mut found: Vec<(Level, &Row<'a>, Vec<DotRow>)> = Vec::new();
+    for row in points {
+        let dots = DotRow { label: tables::row_label(row, points), dots: dots(row) };
+        match found.last_mut() {
+            Some((level, _, rows)) if *level == row.point.level => rows.push(dots),
+            _ => found.push((row.point.level, row, vec![dots])),
+        }
+    }
+    found
+}
+
+fn window_section(report: &Report) -> String {
+    let curves = knee::curves(report);
+    if curves.is_empty() {
+        return String::new();
+    }
+    let knees = knees(report);
+    let mut text = String::from(
+        "<section id=\"window\"><h2>The lag window</h2><p class=\"lead\">One dial from synchronous (ω = 0) to \
+         asynchronous (ω = ∞). A commit is acknowledged once it is durable here and at most ω of payload is not yet \
+         durable there: if this machine is lost, the acknowledged records that go with it lie within one span of ω. \
+         Past the knee a larger window buys nothing.</p>",
+    );
+    for (index, curve) in curves.iter().enumerate() {
+        let knee = knees.iter().find(|knee| knee.link_rtt_us == curve.link_rtt_us && knee.load == curve.load);
+        let load = groups::load_label(curve.points[0]);
+        let title = format!(
+            "{}, {load} of {}",
+            capitalised(&link_words(curve.link_rtt_us)),
+            units::bytes(curve.record_bytes)
+        );
+        let mut legend = LEGEND_QUANTILES.to_owned();
+        if knee.is_some() {
+            legend.push_str(
+                "<span><i class=\"model\"></i>model of p50</span><span><i class=\"formula\"></i>knee by the formula</span>",
+            );
+        }
+        if knee.is_some_and(|knee| knee.measured_bytes.is_some()) {
+            legend.push_str("<span><i class=\"measured\"></i>knee measured</span>");
+        }
+        let label = format!("Commit latency against the window, {title}");
+        text.push_str(&format!("<h3>{}</h3>", escape(&title)));
+        text.push_str(&figure(
+            &format!("window-{index}"),
+            false,
+            &legend,
+            &charts::window_curve(curve, knee, &label),
+            "The same offered load for every ω. The model is max(F, N + F<sub>standby</sub> − ω/λ), from the floors alone.",
+        ));
+        text.push_str(&tables::window(curve));
+    }
+    text.push_str(&tables::knees(&knees));
+    text.push_str("</section>");
+    text
+}
+
+fn checks_section(report: &Report) -> String {
+    if report.checks.is_empty() {
+        return String::new();
+    }
+    let count = |met: Option<bool>| report.checks.iter().filter(|check| check.met == met).count();
+    let mut lead = format!("{} met, {} not met", count(Some(true)), count(Some(false)));
+    match count(None) {
+        0 => {}
+        missing => lead.push_str(&format!(", {missing} not measured in this run")),
+    }
+    format!(
+        "<section id=\"checks\"><h2>What it must reach</h2><p class=\"lead\">{lead}. Ratios inside this run; the \
+         spread is over its repetitions.</p>{}</section>",
+        tables::checks(&report.checks)
+    )
+}
+
+fn floors_section(report: &Report) -> String {
+    format!(
+        "<section id=\"floors\"><h2>Floors of this machine</h2><p class=\"lead\">Measured in the same run, each waiting \
+         in the way that is fastest here. Everything above is held against these.</p>{}{}</section>",
+        tables::floors(&report.floors),
+        tables::primitives(&report.primitives),
+    )
+}
+
+fn machine_section(report: &Report) -> String {
+    format!(
+        "<section id=\"machine\"><h2>Machine and command</h2><pre><code>{}</code></pre>{}</section>",
+        escape(&crate::run_folder::shell_line(&report.command)),
+        tables::environment(report),
+    )
+}
+
+fn caveats_section(report: &Report) -> String {
+    let mut items = vec![
+        "One machine: primary, standbys and client share its cores, its disk and its loopback. Real standbys have \
+         disks of their own and a real network between."
+            .to_owned(),
+        "Figures of a virtual machine move by tens of percent between runs. Only ratios inside one run count; never \
+         compare microseconds of two runs."
+            .to_owned(),
+        "Percentiles come from histograms over all samples and are never averaged. With several repetitions the \
+         median repetition stands, its spread beside it."
+            .to_owned(),
+    ];
+    if report.environment.cores <= 2 {
+        items.push(
+            "Two cores: with 32 clients the generator and the log compete, and p99 shows the scheduler too."
+                .into(),
+        );
+    }
+    if report.indicative {
+        items.push(format!(
+            "Indicative: {} and no claim about a p99 is made below ten; run with <code>--repetitions 10</code> for one.",
+            if report.repetitions() == 1 { "one repetition,".into() } else { format!("{} repetitions,", report.repetitions()) },
+        ));
+    }
+    items.extend(report.notes.iter().map(|note| escape(note)));
+    let items: String = items.iter().map(|item| format!("<li>{item}</li>")).collect();
+    format!("<section id=\"caveats\"><h2>How to read this</h2><ul>{items}</ul></section>")
+}
+
+/// Letters, digits and dashes, for use as an id.
+fn id_of(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+fn capitalised(text: &str) -> String {
+    let mut characters = text.chars();
+    characters
+        .next()
+        .map_or(String::new(), |first| first.to_uppercase().collect::<String>() + characters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic;
+
+    #[test]
+    fn the_page_holds_every_part_and_nothing_from_outside() {
+        let page = render_html(&synthetic::canonical_report(3));
+        for id in ["ladder", "window", "replay", "checks", "floors", "machine", "caveats"] {
+            assert!(page.contains(&format!("<section id=\"{id}\"")), "{id} is missing");
+        }
+        assert!(
+            !page.contains("http://") && !page.contains("https://") && !page.contains("src="),
+            "an outside reference"
+        );
+        assert!(page.len() < 1_000_000, "{} bytes", page.len());
+    }
+
+    #[test]
+    fn names_from_a_report_cannot_become_markup() {
+        let mut report = synthetic::canonical_report(1);
+        report.name = "<script>alert(1)</script>".into();
+        report.points[0].experiment = "<img onerror=x>".into();
+        report.notes.push("<b onclick=y>".into());
+        report.environment.cpu = "<i>\"cpu\"".into();
+        let page = render_html(&report);
+        for bad in ["<script>alert", "<img", "<b onclick", "<i>\"cpu"] {
+            assert!(!page.contains(bad), "{bad} got through");
+        }
+    }
+
+    #[test]
+    fn a_report_without_points_is_still_a_page() {
+        let page = render_html(&Report::new("empty", Vec::new(), Default::default()));
+        assert!(page.contains("<section id=\"machine\""));
+        assert!(!page.contains("NaN") && !page.contains("inf "));
+    }
 }

@@ -1,0 +1,38 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const tip = document.getElementById("tip");
+  window.addEventListener("error", (event) => { root.dataset.errors = (root.dataset.errors || "") + event.message + ";"; });
+  const show = (mark) => {
+    tip.textContent = mark.dataset.tip;
+    tip.hidden = false;
+    const box = mark.getBoundingClientRect();
+    const left = Math.min(Math.max(8, box.left + box.width / 2 - tip.offsetWidth / 2), root.clientWidth - tip.offsetWidth - 8);
+    const above = box.top - tip.offsetHeight - 8;
+    tip.style.left = left + window.scrollX + "px";
+    tip.style.top = (above > 4 ? above : box.bottom + 8) + window.scrollY + "px";
+  };
+  const hide = () => { tip.hidden = true; };
+  for (const mark of document.querySelectorAll(".hit")) {
+    // The title is there for pages without a script; with one it would show a second box.
+    const title = mark.querySelector("title");
+    mark.dataset.tip = title.textContent;
+    mark.setAttribute("aria-label", title.textContent);
+    title.remove();
+    mark.addEventListener("mouseenter", () => show(mark));
+    mark.addEventListener("mouseleave", hide);
+    mark.addEventListener("focus", () => show(mark));
+    mark.addEventListener("blur", hide);
+  }
+  window.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+  // How many marks a reader really sees: of no use to a reader, but a test can ask for it.
+  for (const chart of document.querySelectorAll(".chart")) {
+    const box = chart.getBoundingClientRect();
+    const seen = [...chart.querySelectorAll(".hit")].filter((mark) => {
+      const at = mark.getBoundingClientRect();
+      return at.width > 0 && at.left >= box.left && at.right <= box.right && at.top >= box.top && at.bottom <= box.bottom;
+    });
+    chart.dataset.marks = String(seen.length);
+  }
+  root.dataset.ready = "yes";
+})();

@@ -1,0 +1,184 @@
+//! The top of the page: three numbers and what they mean, for a reader who stops there.
+
+use super::escape;
+use crate::groups::{Row, rows};
+use crate::schema::{Arrival, Client, Knee, Level, Report, Window};
+use crate::table::{knees, link_words, ratio_and_floor};
+use crate::{knee, units};
+
+/// Header, tiles and prose.
+pub(super) fn render(report: &Report) -> String {
+    let ladder = rows(report.experiment("ladder"));
+    let tiles = tiles(report, &ladder);
+    let mut text = header(report);
+    text.push_str("<section id=\"summary\">");
+    if !tiles.is_empty() {
+        text.push_str("<div class=\"tiles\">");
+        for tile in &tiles {
+            text.push_str(&format!(
+                "<div class=\"tile\"><p class=\"name\">{}</p><p class=\"value\">{}</p><p class=\"sub\">{}</p></div>",
+                tile.name, tile.value, tile.sub
+            ));
+        }
+        text.push_str("</div>");
+    }
+    let sentences = prose(report, &ladder);
+    if !sentences.is_empty() {
+        text.push_str(&format!("<p class=\"prose\">{}</p>", sentences.join(" ")));
+    }
+    text.push_str("</section>");
+    text
+}
+
+struct Tile {
+    name: String,
+    value: String,
+    sub: String,
+}
+
+fn header(report: &Report) -> String {
+    let environment = &report.environment;
+    let repetitions = match report.repetitions() {
+        0 => "no points".into(),
+        1 => "one repetition".into(),
+        count => format!("{count} repetitions"),
+    };
+    let mut facts = vec![
+        format!("{} UTC", report.started_utc.replace('T', " ").replace('Z', "")),
+        format!("commit {}", environment.commit),
+        format!("{} cores, Linux {}", environment.cores, environment.kernel),
+        repetitions,
+    ];
+    if let Some(seconds) = report.took_s {
+        facts.push(format!("{seconds:.0} s"));
+    }
+    let facts: String = facts.iter().map(|fact| format!("<span>{}</span>", escape(fact))).collect();
+    let badge = if report.indicative {
+        "<span class=\"badge\">indicative</span>"
+    } else {
+        "<span class=\"badge solid\">ten repetitions or more</span>"
+    };
+    format!(
+        "<header><p class=\"eyebrow\">Towline · measured run</p><h1>{}{badge}</h1><p class=\"facts-line\">{facts}</p></header>",
+        escape(&report.name)
+    )
+}
+
+fn tiles(report: &Report, ladder: &[Row<'_>]) -> Vec<Tile> {
+    let mut tiles = Vec::new();
+    for (level, name) in
+        [(Level::Local, "Durable on this machine"), (Level::On, "Durable on this machine and a standby")]
+    {
+        if let Some(row) = single_client(ladder, level) {
+            let (ratio, floor) = ratio_and_floor(report, row);
+            let against =
+                if floor.is_empty() { String::new() } else { format!(", {ratio} the {floor} floor") };
+            tiles.push(Tile {
+                name: name.into(),
+                value: value(&units::duration(row.p50().median)),
+                sub: format!("<code>{level}</code>, p50 of one client{against}"),
+            });
+        }
+    }
+    if let Some((knee, zero, at_knee)) = headline_window(report) {
+        tiles.push(Tile {
+            name: format!("Most that a crash can cost past the knee, {}", link_words(knee.link_rtt_us)),
+            value: value(&units::bytes(knee.measured_bytes.unwrap_or(knee.formula_bytes))),
+            sub: format!(
+                "window ω; p50 falls from {} to {} with it",
+                units::duration(zero),
+                units::duration(at_knee)
+            ),
+        });
+    }
+    if let Some(row) = busiest(ladder, Level::On).filter(|_| tiles.len() < 3) {
+        tiles.push(Tile {
+            name: "Durable on two, under load".into(),
+            value: value(&units::short_count(row.per_s().median)),
+            sub: format!("commits per second at <code>on</code>, {}", escape(&row.load_label())),
+        });
+    }
+    tiles
+}
+
+fn prose(report: &Report, ladder: &[Row<'_>]) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let p50 = |level| single_client(ladder, level).map(|row| row.p50().median);
+    if let (Some(local), Some(on)) = (p50(Level::Local), p50(Level::On)) {
+        sentences.push(format!(
+            "Waiting for a standby’s disk as well as the own costs {} more per commit for one client ({} instead of {}).",
+            units::duration((on - local).max(0.0)),
+            units::duration(on),
+            units::duration(local),
+        ));
+    }
+    if let (Some(local), Some(on)) = (busiest(ladder, Level::Local), busiest(ladder, Level::On)) {
+        sentences.push(format!(
+            "Under load the log takes {} commits per second at <code>local</code> ({}) and {} at <code>on</code> ({}).",
+            units::per_second(local.per_s().median),
+            escape(&local.load_label()),
+            units::per_second(on.per_s().median),
+            escape(&on.load_label()),
+        ));
+    }
+    if let Some((knee, zero, at_knee)) = headline_window(report) {
+        let measured = knee.measured_bytes.unwrap_or(knee.formula_bytes);
+        sentences.push(format!(
+            "Over a {} a window of {} gives {} instead of {}, and bounds what a crash can lose to {} of acknowledged \
+             payload; the formula put that point at {}.",
+            link_words(knee.link_rtt_us),
+            units::bytes(measured),
+            units::duration(at_knee),
+            units::duration(zero),
+            units::bytes(measured),
+            units::bytes(knee.formula_bytes),
+        ));
+    }
+    let unmet = report.checks.iter().filter(|check| check.met == Some(false)).count();
+    let judged = report.checks.iter().filter(|check| check.met.is_some()).count();
+    if judged > 0 {
+        sentences.push(match unmet {
+            0 => format!("All {judged} bars that this run measured are met."),
+            1 => format!("One of the {judged} bars that this run measured is not met; <a href=\"#checks\">see below</a>."),
+            _ => format!(
+                "{unmet} of the {judged} bars that this run measured are not met; <a href=\"#checks\">see below</a>."
+            ),
+        });
+    }
+    sentences
+}
+
+/// The curve with the longest link whose knee was measured: p50 at the smallest window and at the knee.
+fn headline_window(report: &Report) -> Option<(Knee, f64, f64)> {
+    let knees = knees(report);
+    let knee = knees
+        .into_iter()
+        .filter(|knee| knee.measured_bytes.is_some())
+        .max_by(|a, b| a.link_rtt_us.total_cmp(&b.link_rtt_us))?;
+    let curves = knee::curves(report);
+    let curve =
+        curves.iter().find(|curve| curve.link_rtt_us == knee.link_rtt_us && curve.load == knee.load)?;
+    let p50 = |window: Window| curve.median_of(window, |point| point.latency_ns.p50 as f64);
+    let zero = p50(*curve.windows().first()?)?;
+    let at_knee = p50(curve.measured()?)?;
+    Some((knee, zero, at_knee))
+}
+
+fn single_client<'r, 'a>(ladder: &'r [Row<'a>], level: Level) -> Option<&'r Row<'a>> {
+    let one = |row: &&Row<'_>| row.point.level == level && row.point.load.arrival == Arrival::Closed(1);
+    let embedded = |row: &&Row<'_>| row.point.client == Client::Embedded;
+    ladder.iter().filter(one).find(embedded).or_else(|| ladder.iter().find(one))
+}
+
+fn busiest<'r, 'a>(ladder: &'r [Row<'a>], level: Level) -> Option<&'r Row<'a>> {
+    let of_level = ladder.iter().filter(|row| row.point.level == level);
+    of_level.max_by(|a, b| a.per_s().median.total_cmp(&b.per_s().median))
+}
+
+/// The number large, its unit small.
+fn value(text: &str) -> String {
+    match text.split_once(' ') {
+        Some((number, unit)) => format!("{number}<small>{unit}</small>"),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,311 @@
+//! The tables of the page.
+
+use super::escape;
+use crate::groups::{Row, rows};
+use crate::knee::Curve;
+use crate::schema::{Check, Client, FloorNs, Floors, Knee, PrimitiveRace, Report};
+use crate::stats::Summary;
+use crate::table::{check_spread, check_value, link_words, ratio_and_floor, window_words};
+use crate::units;
+
+/// `158 µs (150 µs – 163 µs)`; without a range where there was one repetition.
+pub(super) fn with_range(summary: &Summary) -> String {
+    let median = units::duration(summary.median);
+    if summary.count < 2 {
+        return median;
+    }
+    format!("{median} ({} – {})", units::duration(summary.min), units::duration(summary.max))
+}
+
+/// The load, and what else tells this row from the others of its level.
+pub(super) fn row_label(row: &Row<'_>, all: &[Row<'_>]) -> String {
+    let peers = || all.iter().filter(|other| other.point.level == row.point.level);
+    let mut label = row.load_label();
+    if peers().any(|other| other.point.client != row.point.client) && row.point.client == Client::Socket {
+        label.push_str(", socket");
+    }
+    if peers().any(|other| other.point.standbys != row.point.standbys) {
+        label.push_str(&format!(", {} sb", row.point.standbys));
+    }
+    if peers().any(|other| other.point.record_bytes != row.point.record_bytes) {
+        label.push_str(&format!(", {}", units::bytes(row.point.record_bytes)));
+    }
+    label
+}
+
+pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
+    let mut body = String::new();
+    let mut level_before = None;
+    for row in points {
+        let point = row.point;
+        let first = level_before != Some(point.level);
+        level_before = Some(point.level);
+        let name = if first {
+            format!("<b>{}</b><small>{}</small>", point.level, point.level.waits_for())
+        } else {
+            String::new()
+        };
+        let (ratio, floor) = ratio_and_floor(report, row);
+        let p50 = row.p50();
+        let spread = if p50.count < 2 {
+            "–".into()
+        } else {
+            format!("{} – {}", units::micros(p50.min), units::micros(p50.max))
+        };
+        let cells = [
+            units::micros(p50.median),
+            units::micros(row.latency(|latency| latency.p90).median),
+            units::micros(row.p99().median),
+            units::micros(row.latency(|latency| latency.p999).median),
+            units::micros(row.max_ns()),
+            units::per_second(row.per_s().median),
+            ratio,
+        ];
+        body.push_str(&format!(
+            "<tr{}><th scope=\"row\">{name}</th><td>{}</td>{}<td>{}</td>{}</tr>",
+            if first { " class=\"first\"" } else { "" },
+            escape(&row_label(row, points)),
+            numbers(&cells),
+            escape(&floor),
+            numbers(&[spread, units::grouped(row.samples() as f64)]),
+        ));
+    }
+    table(
+        &[
+            "level",
+            "load",
+            "#p50 µs",
+            "#p90",
+            "#p99",
+            "#p99.9",
+            "#max",
+            "#commits/s",
+            "#× floor",
+            "floor",
+            "#p50 range",
+            "#samples",
+        ],
+        &body,
+    )
+}
+
+pub(super) fn window(curve: &Curve<'_>) -> String {
+    let points = rows(curve.points.iter().copied());
+    let mut body = String::new();
+    for window in curve.windows() {
+        for row in points.iter().filter(|row| row.point.window == Some(window)) {
+            let fill = row.fill();
+            let bytes = |value: Option<f64>| value.map_or("–".into(), units::bytes);
+            let waited = row.waited() as f64 / row.samples().max(1) as f64;
+            let cells = [
+                units::micros(row.p50().median),
+                units::micros(row.p99().median),
+                units::per_second(row.per_s().median),
+                bytes(fill.map(|fill| fill.0)),
+                bytes(fill.map(|fill| fill.1)),
+                bytes(fill.map(|fill| fill.2)),
+                bytes(row.exposure_max()),
+                units::grouped(row.waited() as f64),
+                format!("{:.0} %", (100.0 * waited).min(100.0)),
+            ];
+            body.push_str(&format!(
+                "<tr><th scope=\"row\"><b>{}</b></th>{}</tr>",
+                escape(&window_words(row.point.window)),
+                numbers(&cells)
+            ));
+        }
+    }
+    let head = [
+        "ω",
+        "#p50 µs",
+        "#p99 µs",
+        "#commits/s",
+        "#fill p50",
+        "#fill p99",
+        "#fill max",
+        "#exposure max",
+        "#waited",
+        "#of all",
+    ];
+    table(&head, &body)
+}
+
+pub(super) fn knees(knees: &[Knee]) -> String {
+    if knees.is_empty() {
+        return String::new();
+    }
+    let mut body = String::new();
+    for knee in knees {
+        let cells = [
+            units::bandwidth(knee.lambda_bytes_per_s),
+            units::duration(knee.durable_write_ns),
+            units::duration(knee.remote_ns),
+            units::bytes(knee.formula_bytes),
+            knee.formula_under_load_bytes.map_or("–".into(), units::bytes),
+            knee.measured_bytes.map_or("not reached".into(), units::bytes),
+        ];
+        body.push_str(&format!(
+            "<tr><th scope=\"row\"><b>{}</b></th>{}</tr>",
+            link_words(knee.link_rtt_us),
+            numbers(&cells)
+        ));
+    }
+    let head = ["link", "#λ", "#F", "#N + F standby", "#W* from floors", "#W* under load", "#measured"];
+    format!(
+        "<h3>The knee</h3><p>By the formula W* = λ (N + F<sub>standby</sub> − F), at least one batch: once with the \
+         floors, once with both ends of the curve itself in their place. Measured: the smallest ω whose p50 is within \
+         10 % of that at ∞.</p>{}",
+        table(&head, &body)
+    )
+}
+
+pub(super) fn checks(checks: &[Check]) -> String {
+    let mut body = String::new();
+    for check in checks {
+        let (class, mark, words) = match check.met {
+            Some(true) => ("met", "✓", "met"),
+            Some(false) => ("unmet", "✗", "not met"),
+            None => ("open", "–", "not measured"),
+        };
+        let note =
+            check.note.as_ref().map_or(String::new(), |note| format!("<small>{}</small>", escape(note)));
+        body.push_str(&format!(
+            "<tr><th scope=\"row\">{}{note}</th><td>{}</td>{}<td>{}</td>\
+             <td class=\"nowrap\"><span class=\"verdict {class}\"><i aria-hidden=\"true\">{mark}</i>{words}</span></td></tr>",
+            escape(&check.measure),
+            escape(&check.bar),
+            numbers(&[check_value(check), check_spread(check)]),
+            escape(check.floor.as_deref().unwrap_or("–")),
+        ));
+    }
+    table(&["measure", "bar", "#measured", "#spread", "floor", ""], &body)
+}
+
+pub(super) fn floors(floors: &Floors) -> String {
+    let mut body = String::new();
+    let latencies: [(&str, &str, &Option<FloorNs>); 4] = [
+        ("durable write", "4 KiB, O_DIRECT, one in flight", &floors.durable_write_ns),
+        (
+            "bare pair",
+            "durable write while a peer gets the bytes, writes them durably and answers",
+            &floors.pair_commit_ns,
+        ),
+        ("round trip", "small message, two processes", &floors.round_trip_ns),
+        ("copy + CRC", "256 B into the arena", &floors.append_copy_ns),
+    ];
+    for (name, what, floor) in latencies {
+        if let Some(floor) = floor {
+            let cells = [units::micros(floor.p50 as f64), units::micros(floor.p99 as f64), String::new()];
+            body.push_str(&floor_row(name, what, &cells));
+        }
+    }
+    let rates = [
+        (
+            "durable writes",
+            "4 KiB, 32 in flight",
+            floors.durable_writes_per_s_depth32.map(|n| format!("{}/s", units::per_second(n))),
+        ),
+        ("disk", "sequential direct writes", floors.disk_bytes_per_s.map(units::bandwidth)),
+        ("network", "one TCP stream, two processes", floors.net_bytes_per_s.map(units::bandwidth)),
+    ];
+    for (name, what, rate) in rates {
+        if let Some(rate) = rate {
+            body.push_str(&floor_row(name, what, &[String::new(), String::new(), rate]));
+        }
+    }
+    if body.is_empty() {
+        return "<p>This run measured no floors.</p>".into();
+    }
+    table(&["floor", "what", "#p50 µs", "#p99 µs", "#rate"], &body)
+}
+
+pub(super) fn primitives(races: &[PrimitiveRace]) -> String {
+    if races.is_empty() {
+        return String::new();
+    }
+    let mut body = String::new();
+    for race in races {
+        let cells = [
+            race.depth.to_string(),
+            units::micros(race.p50_ns as f64),
+            units::micros(race.p99_ns as f64),
+            units::per_second(race.per_s),
+        ];
+        body.push_str(&format!(
+            "<tr><th scope=\"row\"><b>{}</b></th>{}<td>{}</td></tr>",
+            escape(&race.name),
+            numbers(&cells),
+            if race.chosen { "used" } else { "" }
+        ));
+    }
+    let head = ["primitive", "#in flight", "#p50 µs", "#p99 µs", "#per second", ""];
+    format!("<h3>Ways to make a write durable</h3>{}", table(&head, &body))
+}
+
+pub(super) fn environment(report: &Report) -> String {
+    let environment = &report.environment;
+    let percent =
+        |value: Option<f64>| value.map_or("unknown".into(), |value| format!("{} %", units::digits(value)));
+    let commit = match environment.dirty {
+        Some(true) => format!("{} with uncommitted changes", environment.commit),
+        _ => environment.commit.clone(),
+    };
+    let fua = match environment.fua {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
+    };
+    let hypervisor = if environment.hypervisor.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", environment.hypervisor)
+    };
+    let entries = [
+        ("commit", commit),
+        ("started", format!("{} UTC", report.started_utc.replace('T', " ").replace('Z', ""))),
+        ("kernel", environment.kernel.clone()),
+        ("processor", format!("{}{hypervisor}", environment.cpu)),
+        ("cores", environment.cores.to_string()),
+        ("memory", units::bytes(environment.memory_bytes as f64)),
+        (
+            "locked memory",
+            environment.memlock_bytes.map_or("unlimited".into(), |bytes| units::bytes(bytes as f64)),
+        ),
+        ("file system", format!("{} ({})", environment.file_system, environment.mount_options)),
+        ("device", environment.device.clone()),
+        ("scheduler", environment.scheduler.clone()),
+        ("write cache", environment.write_cache.clone()),
+        ("forced unit access", fua.into()),
+        ("durability primitive", environment.durability_primitive.clone()),
+        ("flush depth", environment.flush_depth.to_string()),
+        ("congestion control", environment.congestion_control.clone()),
+        ("governor", environment.governor.clone()),
+        ("steal time", percent(environment.steal_percent)),
+        ("processor pressure", percent(environment.cpu_pressure_percent)),
+    ];
+    let items: String = entries
+        .iter()
+        .map(|(name, value)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(value)))
+        .collect();
+    format!("<dl class=\"facts\">{items}</dl>")
+}
+
+fn floor_row(name: &str, what: &str, cells: &[String]) -> String {
+    format!("<tr><th scope=\"row\"><b>{name}</b></th><td>{what}</td>{}</tr>", numbers(cells))
+}
+
+/// A header with `#` before it stands over numbers.
+fn table(head: &[&str], body: &str) -> String {
+    let head: String = head
+        .iter()
+        .map(|name| match name.strip_prefix('#') {
+            Some(name) => format!("<th scope=\"col\" class=\"n\">{name}</th>"),
+            None => format!("<th scope=\"col\">{name}</th>"),
+        })
+        .collect();
+    format!("<div class=\"scroll\"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+}
+
+fn numbers(cells: &[String]) -> String {
+    cells.iter().map(|cell| format!("<td class=\"n\">{}</td>", escape(cell))).collect()
+}

@@ -1,0 +1,135 @@
+//! `results/index.html`: one line per run, newest first.
+
+use crate::html::{escape, page};
+use crate::run_folder::{FolderError, write_atomically};
+use crate::schema::{Level, Report};
+use crate::units;
+use std::path::Path;
+
+/// Writes `index.html` into the results folder.
+///
+/// # Errors
+/// [`FolderError`] when the folder cannot be read or the file not be written.
+pub fn write_index(results_dir: &Path) -> Result<(), FolderError> {
+    let text = index_page(results_dir)?;
+    write_atomically(&results_dir.join("index.html"), text.as_bytes())
+}
+
+/// The page over all runs in `<results_dir>/runs/`. A run whose report cannot be read is listed with the reason.
+///
+/// # Errors
+/// [`FolderError`] when `runs/` is there and cannot be read.
+pub fn index_page(results_dir: &Path) -> Result<String, FolderError> {
+    let runs = results_dir.join("runs");
+    let mut names: Vec<String> = Vec::new();
+    let unreadable = |source| FolderError { path: runs.clone(), source };
+    if runs.is_dir() {
+        for entry in std::fs::read_dir(&runs).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            if entry.path().is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+    }
+    names.sort();
+    let mut body = String::from(
+        "<header><p class=\"eyebrow\">Towline</p><h1>Runs</h1><p class=\"lead\">Every run kept here, newest first. \
+         Figures of different runs are not comparable: only ratios inside one run are.</p></header><section>\
+         <div class=\"scroll\"><table><thead><tr><th>started</th><th>run</th><th>commit</th><th>machine</th>\
+         <th class=\"n\">local, 1 client</th><th class=\"n\">on, 1 client</th><th class=\"n\">on, most commits/s</th>\
+         <th class=\"n\">checks met</th></tr></thead><tbody>",
+    );
+    for name in names.iter().rev() {
+        body.push_str(&match Report::load(&runs.join(name)) {
+            Ok(report) => row(name, &report),
+            Err(error) => {
+                let reason = match error {
+                    crate::LoadError::Missing { .. } => "no report: the run was interrupted".into(),
+                    crate::LoadError::Newer { found, .. } => {
+                        format!("written by a newer version (schema {found})")
+                    }
+                    _ => String::from("the report is damaged"),
+                };
+                format!(
+                    "<tr><td></td><td>{}</td><td colspan=\"6\">{}</td></tr>",
+                    escape(name),
+                    escape(&reason)
+                )
+            }
+        });
+    }
+    if names.is_empty() {
+        body.push_str("<tr><td colspan=\"8\">No run yet.</td></tr>");
+    }
+    body.push_str("</tbody></table></div></section>");
+    Ok(page("Towline · runs", &body))
+}
+
+fn row(folder: &str, report: &Report) -> String {
+    let p50 = |level| {
+        let points = report.points.iter().filter(|point| point.level == level && is_headline(point));
+        let values: Vec<f64> = points.map(|point| point.latency_ns.p50 as f64).collect();
+        crate::stats::median(&values).map_or("–".into(), units::duration)
+    };
+    let most = report
+        .points
+        .iter()
+        .filter(|point| point.level == Level::On && point.experiment == "ladder")
+        .map(|point| point.achieved_per_s)
+        .fold(f64::NAN, f64::max);
+    let judged = report.checks.iter().filter(|check| check.met.is_some()).count();
+    let met = report.checks.iter().filter(|check| check.met == Some(true)).count();
+    let environment = &report.environment;
+    format!(
+        "<tr><td class=\"nowrap\">{}</td><td><a href=\"runs/{folder}/report.html\">{}</a></td><td>{}{}</td>\
+         <td>{} cores · {}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td>\
+         <td class=\"n\">{}</td></tr>",
+        escape(&report.started_utc.replace('T', " ").replace('Z', "")),
+        escape(&report.name),
+        escape(&environment.commit),
+        if environment.dirty == Some(true) { " + changes" } else { "" },
+        environment.cores,
+        escape(&environment.kernel),
+        p50(Level::Local),
+        p50(Level::On),
+        units::per_second(most),
+        if judged == 0 { "–".into() } else { format!("{met} of {judged}") },
+        folder = escape(folder),
+    )
+}
+
+fn is_headline(point: &crate::schema::Point) -> bool {
+    point.experiment == "ladder" && point.load == crate::schema::Load::closed(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RunFolder;
+    use crate::synthetic;
+
+    #[test]
+    fn good_runs_are_linked_and_bad_ones_say_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = RunFolder::create(dir.path(), "abc", "canonical").unwrap();
+        folder.write(&synthetic::canonical_report(1)).unwrap();
+        let runs = dir.path().join("runs");
+        std::fs::create_dir(runs.join("20200101T000000Z-abc-interrupted")).unwrap();
+        std::fs::create_dir(runs.join("20200102T000000Z-abc-<new>")).unwrap();
+        let newer = runs.join("20200102T000000Z-abc-<new>/report.json");
+        std::fs::write(newer, "{\"schema_version\": 9}").unwrap();
+        write_index(dir.path()).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("index.html")).unwrap();
+        let name = folder.path().file_name().unwrap().to_str().unwrap();
+        assert!(text.contains(&format!("href=\"runs/{name}/report.html\"")), "{text}");
+        assert!(text.contains("the run was interrupted") && text.contains("schema 9"));
+        assert!(text.contains("&lt;new&gt;") && !text.contains("<new>"));
+        assert!(text.find(name).unwrap() < text.find("interrupted").unwrap(), "newest first");
+    }
+
+    #[test]
+    fn no_runs_is_a_page_too() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(index_page(dir.path()).unwrap().contains("No run yet."));
+    }
+}

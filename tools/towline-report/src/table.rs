@@ -1,0 +1,289 @@
+//! The tables that a run prints on the terminal: the same figures as the page, in plain text.
+
+use crate::groups::{Row, floor_of, floor_words, rows};
+use crate::knee;
+use crate::schema::{Check, Report, Window};
+use crate::units;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table};
+
+/// Prints [`format_tables`] to standard output.
+pub fn print_tables(report: &Report) {
+    use std::io::Write;
+    // A closed pipe (`| head`) is no reason to fail a run that has been measured and saved.
+    let _ = writeln!(std::io::stdout().lock(), "{}", format_tables(report));
+}
+
+/// Floors, ladder, replay, window sweep and checks as text; parts without a figure are left out.
+pub fn format_tables(report: &Report) -> String {
+    let mut parts = vec![floors(report)];
+    for experiment in latency_experiments(report) {
+        let points = rows(report.experiment(experiment));
+        parts.push((title_of(experiment).to_owned(), latency_table(report, &points)));
+    }
+    for curve in knee::curves(report) {
+        let points = rows(curve.points.iter().copied());
+        let title = format!("Window sweep · {} · {}", link_words(curve.link_rtt_us), points[0].load_label());
+        parts.push((title, window_table(&curve, &points)));
+    }
+    if !report.checks.is_empty() {
+        parts.push(("What it must reach".into(), checks_table(&report.checks)));
+    }
+    let mut text = String::new();
+    for (title, table) in parts {
+        text.push_str(&format!("\n{title}\n{table}\n"));
+    }
+    for knee in knees(report) {
+        let measured = knee.measured_bytes.map_or("not reached".into(), units::bytes);
+        text.push_str(&format!(
+            "knee at {}: {} by the formula, {measured} measured\n",
+            link_words(knee.link_rtt_us),
+            units::bytes(knee.formula_bytes),
+        ));
+    }
+    if report.indicative {
+        text.push_str("\nIndicative: fewer than ten repetitions; compare ratios inside this run only.\n");
+    }
+    text
+}
+
+/// Experiments with a latency table, the ladder first, the window sweep apart.
+pub(crate) fn latency_experiments(report: &Report) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for point in report.points.iter().filter(|point| point.experiment != "window") {
+        if !names.contains(&point.experiment.as_str()) {
+            names.push(&point.experiment);
+        }
+    }
+    names.sort_by_key(|name| match *name {
+        "ladder" => 0,
+        "replay" => 1,
+        _ => 2,
+    });
+    names
+}
+
+pub(crate) fn title_of(experiment: &str) -> &str {
+    match experiment {
+        "ladder" => "The ladder",
+        "replay" => "Replay of PostgreSQL WAL",
+        other => other,
+    }
+}
+
+pub(crate) fn link_words(link_rtt_us: f64) -> String {
+    if link_rtt_us == 0.0 {
+        "loopback".into()
+    } else {
+        format!("{} link", units::duration(link_rtt_us * 1e3))
+    }
+}
+
+/// Those of the report, or computed from its points where it has none.
+pub(crate) fn knees(report: &Report) -> Vec<crate::schema::Knee> {
+    if report.knees.is_empty() { knee::of_report(report) } else { report.knees.clone() }
+}
+
+pub(crate) fn window_words(window: Option<Window>) -> String {
+    match window {
+        None => "none".into(),
+        Some(Window::Inf) => "∞".into(),
+        Some(Window::Bytes(0) | Window::Records(0) | Window::Micros(0)) => "0".into(),
+        Some(Window::Bytes(bytes)) => units::bytes(bytes as f64),
+        Some(Window::Records(1)) => "1 record".into(),
+        Some(Window::Records(records)) => format!("{} records", units::grouped(records as f64)),
+        Some(Window::Micros(micros)) => units::duration(micros as f64 * 1e3),
+    }
+}
+
+fn floors(report: &Report) -> (String, Table) {
+    let mut table = table(&["floor", "p50 µs", "p99 µs", "rate"]);
+    let floors = &report.floors;
+    let latencies = [
+        ("durable 4 KiB write", &floors.durable_write_ns),
+        ("bare pair: write, ship, peer writes", &floors.pair_commit_ns),
+        ("round trip", &floors.round_trip_ns),
+        ("copy + CRC of 256 B", &floors.append_copy_ns),
+    ];
+    for (name, floor) in latencies {
+        if let Some(floor) = floor {
+            table.add_row(cells(
+                name,
+                &[units::micros(floor.p50 as f64), units::micros(floor.p99 as f64), String::new()],
+            ));
+        }
+    }
+    let rates = [
+        (
+            "durable writes, 32 in flight",
+            floors.durable_writes_per_s_depth32.map(|n| format!("{}/s", units::per_second(n))),
+        ),
+        ("disk, sequential", floors.disk_bytes_per_s.map(units::bandwidth)),
+        ("network, one stream", floors.net_bytes_per_s.map(units::bandwidth)),
+    ];
+    for (name, rate) in rates {
+        if let Some(rate) = rate {
+            table.add_row(cells(name, &[String::new(), String::new(), rate]));
+        }
+    }
+    ("Floors of this machine, in this run".into(), table)
+}
+
+fn latency_table(report: &Report, points: &[Row<'_>]) -> Table {
+    let mut table =
+        table(&["level", "load", "p50 µs", "p90", "p99", "p99.9", "max", "commits/s", "× floor", "floor"]);
+    let mut level_before = None;
+    for row in points {
+        let level = row.point.level;
+        let name = if level_before == Some(level) { "" } else { level.as_str() };
+        level_before = Some(level);
+        let mut figures = vec![row.load_label()];
+        figures.extend(quantiles(row));
+        figures.push(units::per_second(row.per_s().median));
+        let (ratio, floor) = ratio_and_floor(report, row);
+        figures.extend([ratio, floor]);
+        table.add_row(cells(name, &figures));
+    }
+    table
+}
+
+/// The ratio to the level's floor and that floor's name; empty where there is no such floor.
+pub(crate) fn ratio_and_floor(report: &Report, row: &Row<'_>) -> (String, String) {
+    if let (Some(ratio), Some(named)) = (row.ratio(), &row.point.ratio_to_floor) {
+        return (units::ratio(ratio.median), floor_words(&named.floor).to_owned());
+    }
+    match floor_of(row.point.level, row.point.standbys, &report.floors) {
+        Some((name, p50_ns)) if p50_ns > 0.0 && row.point.link_rtt_us == 0.0 => {
+            (units::ratio(row.p50().median / p50_ns), name.to_owned())
+        }
+        _ => ("–".into(), String::new()),
+    }
+}
+
+fn window_table(curve: &knee::Curve<'_>, points: &[Row<'_>]) -> Table {
+    let mut table =
+        table(&["window ω", "p50 µs", "p99 µs", "commits/s", "fill p50", "fill p99", "fill max", "waited"]);
+    for window in curve.windows() {
+        for row in points.iter().filter(|row| row.point.window == Some(window)) {
+            let fill = row.fill();
+            let fill_of = |value: Option<f64>| value.map_or("–".into(), units::bytes);
+            table.add_row(cells(
+                &window_words(row.point.window),
+                &[
+                    units::micros(row.p50().median),
+                    units::micros(row.p99().median),
+                    units::per_second(row.per_s().median),
+                    fill_of(fill.map(|fill| fill.0)),
+                    fill_of(fill.map(|fill| fill.1)),
+                    fill_of(fill.map(|fill| fill.2)),
+                    units::grouped(row.waited() as f64),
+                ],
+            ));
+        }
+    }
+    table
+}
+
+fn checks_table(checks: &[Check]) -> Table {
+    let mut table = table(&["measure", "bar", "measured", "spread", "floor", "met"]);
+    for check in checks {
+        let measured = check_value(check);
+        let mut row = cells(&check.measure, &[]);
+        row.extend([Cell::new(&check.bar), Cell::new(measured).set_alignment(CellAlignment::Right)]);
+        row.extend([
+            Cell::new(check_spread(check)).set_alignment(CellAlignment::Right),
+            Cell::new(check.floor.as_deref().unwrap_or("–")),
+            Cell::new(verdict_words(check)).add_attribute(Attribute::Bold),
+        ]);
+        table.add_row(row);
+    }
+    table
+}
+
+pub(crate) fn verdict_words(check: &Check) -> &'static str {
+    match check.met {
+        Some(true) => "yes",
+        Some(false) => "NO",
+        None => "not measured",
+    }
+}
+
+pub(crate) fn check_value(check: &Check) -> String {
+    check.value.map_or("–".into(), |value| in_unit(value, &check.unit))
+}
+
+pub(crate) fn check_spread(check: &Check) -> String {
+    check.spread.map_or("–".into(), |spread| {
+        format!("{} – {}", units_only(spread.low, &check.unit), in_unit(spread.high, &check.unit))
+    })
+}
+
+fn units_only(value: f64, unit: &str) -> String {
+    if unit == "×" { format!("{value:.2}") } else { units::digits(value) }
+}
+
+fn in_unit(value: f64, unit: &str) -> String {
+    match unit {
+        "×" => units::ratio(value),
+        "%" => format!("{} %", units::digits(value)),
+        "" => units::digits(value),
+        unit => format!("{} {unit}", units::digits(value)),
+    }
+}
+
+fn quantiles(row: &Row<'_>) -> [String; 5] {
+    [
+        units::micros(row.p50().median),
+        units::micros(row.latency(|latency| latency.p90).median),
+        units::micros(row.p99().median),
+        units::micros(row.latency(|latency| latency.p999).median),
+        units::micros(row.max_ns()),
+    ]
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    let align = |index: usize| if index == 0 { CellAlignment::Left } else { CellAlignment::Right };
+    table.set_header(
+        header.iter().enumerate().map(|(index, name)| Cell::new(name).set_alignment(align(index))),
+    );
+    table
+}
+
+fn cells(name: &str, figures: &[String]) -> Vec<Cell> {
+    let mut row = vec![Cell::new(name)];
+    row.extend(figures.iter().map(|figure| Cell::new(figure).set_alignment(CellAlignment::Right)));
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic;
+
+    #[test]
+    fn every_part_is_printed_with_its_figures() {
+        let text = format_tables(&synthetic::canonical_report(3));
+        for expected in [
+            "Floors of this machine",
+            "The ladder",
+            "remote_apply",
+            "32 clients",
+            "Replay of PostgreSQL WAL",
+            "Window sweep · loopback",
+            "Window sweep · 5 ms link",
+            "knee at 5 ms link",
+            "What it must reach",
+            "Indicative",
+        ] {
+            assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_report_prints_an_empty_table_and_does_not_fail() {
+        let report = Report::new("empty", Vec::new(), Default::default());
+        assert!(format_tables(&report).contains("Floors of this machine"));
+    }
+}
