@@ -21,8 +21,9 @@ pub(crate) struct FdTable {
 }
 
 impl FdTable {
-    pub(crate) fn new(capacity: u32) -> Self {
-        Self { generations: vec![0; capacity as usize], free: (0..capacity).rev().collect() }
+    /// Generations begin at a place of the ring's own, so that a descriptor of another ring is refused.
+    pub(crate) fn new(capacity: u32, ring_id: u32) -> Self {
+        Self { generations: vec![ring_id << 20; capacity as usize], free: (0..capacity).rev().collect() }
     }
 
     pub(crate) fn next_free(&self) -> Option<u32> {

@@ -44,7 +44,15 @@ impl DataFile {
     /// # Errors
     /// [`FileError`].
     pub fn open(path: impl AsRef<Path>, mode: FileMode) -> Result<Self, FileError> {
-        Self::open_with(path.as_ref(), mode, OFlags::empty())
+        Self::open_with(path.as_ref(), mode, OFlags::RDWR)
+    }
+
+    /// Opens an existing file for reading only.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn open_read_only(path: impl AsRef<Path>, mode: FileMode) -> Result<Self, FileError> {
+        Self::open_with(path.as_ref(), mode, OFlags::RDONLY)
     }
 
     /// Creates a file that must not exist yet, readable by its owner and group.
@@ -53,7 +61,7 @@ impl DataFile {
     /// [`FileError`].
     pub fn create(path: impl AsRef<Path>, mode: FileMode) -> Result<Self, FileError> {
         let path = path.as_ref();
-        let made = Self::open_with(path, mode, OFlags::CREATE | OFlags::EXCL);
+        let made = Self::open_with(path, mode, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL);
         if matches!(made, Err(FileError::DirectUnsupported { .. })) {
             // Ours, empty, and of no use: leave nothing behind.
             let _ = std::fs::remove_file(path);
@@ -61,8 +69,8 @@ impl DataFile {
         made
     }
 
-    fn open_with(path: &Path, mode: FileMode, extra: OFlags) -> Result<Self, FileError> {
-        let mut flags = OFlags::RDWR | OFlags::CLOEXEC | extra;
+    fn open_with(path: &Path, mode: FileMode, access: OFlags) -> Result<Self, FileError> {
+        let mut flags = access | OFlags::CLOEXEC;
         if mode == FileMode::Direct {
             flags |= OFlags::DIRECT;
         }
@@ -77,13 +85,13 @@ impl DataFile {
         let mut this =
             Self { file, path: path.to_owned(), mode, alignment: Alignment { memory: 1, offset: 1 } };
         if mode == FileMode::Direct {
-            this.alignment = this.direct_alignment()?;
+            this.alignment = this.direct_alignment(access.contains(OFlags::RDWR))?;
         }
         Ok(this)
     }
 
     /// Asks the file system; one that does not say is tried with a write of one block.
-    fn direct_alignment(&self) -> Result<Alignment, FileError> {
+    fn direct_alignment(&self, may_write: bool) -> Result<Alignment, FileError> {
         let wanted = StatxFlags::DIOALIGN | StatxFlags::SIZE;
         let stat = rustix::fs::statx(&self.file, "", AtFlags::EMPTY_PATH, wanted)
             .map_err(|errno| FileError::io(&self.path, "statx", errno.into()))?;
@@ -97,12 +105,12 @@ impl DataFile {
                 Ok(found)
             };
         }
-        self.trial(stat.stx_size)?;
+        self.trial(stat.stx_size, may_write)?;
         Ok(Alignment { memory: BLOCK as u32, offset: BLOCK as u32 })
     }
 
     /// Writes the first block back as it is (or as zeros, then cuts it off again).
-    fn trial(&self, size: u64) -> Result<(), FileError> {
+    fn trial(&self, size: u64, may_write: bool) -> Result<(), FileError> {
         let refused = |error: io::Error| match Errno::from_io_error(&error) {
             Some(Errno::INVAL | Errno::OPNOTSUPP) => {
                 FileError::direct(&self.path, "a direct write of 4096 bytes is refused")
@@ -110,7 +118,9 @@ impl DataFile {
             _ => FileError::io(&self.path, "trial write", error),
         };
         let mut block = AlignedBuf::zeroed(BLOCK);
-        if size >= BLOCK as u64 {
+        if !may_write {
+            self.file.read_at(&mut block, 0).map(drop).map_err(refused)
+        } else if size >= BLOCK as u64 {
             self.file.read_exact_at(&mut block, 0).map_err(refused)?;
             self.file.write_all_at(&block, 0).map_err(refused)
         } else if size == 0 {
@@ -259,3 +269,65 @@ impl FileError {
 
 const BLOCK: usize = 4096;
 const ZERO_CHUNK: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prepared_file_is_zero_and_renamed_whole() {
+        let dir = disk_dir();
+        let (temporary, name) = (dir.path().join("segment.tmp"), dir.path().join("segment"));
+        let file = DataFile::create(&temporary, FileMode::Direct).unwrap();
+        assert!(file.alignment().memory >= 1 && file.alignment().offset >= 512);
+        // Old contents, as a recycled segment has them.
+        let mut block = AlignedBuf::zeroed(BLOCK);
+        block.fill(0xff);
+        file.pwrite_all(0, &block).unwrap();
+        let len = (ZERO_CHUNK + 2 * BLOCK) as u64;
+        file.prealloc_zeroed(len).unwrap();
+        rename_durable(&temporary, &name).unwrap();
+        assert!(!temporary.exists());
+        assert_eq!(file.size().unwrap(), len);
+        assert!(std::fs::read(&name).unwrap().iter().all(|byte| *byte == 0));
+        assert!(matches!(
+            DataFile::create(&name, FileMode::Direct),
+            Err(FileError::Io { what: "open", source, .. }) if source.kind() == io::ErrorKind::AlreadyExists
+        ));
+
+        file.pwrite_all(BLOCK as u64, &block).unwrap();
+        file.fdatasync().unwrap();
+        let reader = DataFile::open_read_only(&name, FileMode::Buffered).unwrap();
+        let mut found = [0; 10];
+        reader.pread_exact(BLOCK as u64 - 5, &mut found).unwrap();
+        assert_eq!(found, [0, 0, 0, 0, 0, 255, 255, 255, 255, 255]);
+        assert!(reader.pwrite_all(0, &found).is_err(), "read only");
+        assert!(reader.pread_exact(len, &mut found).is_err(), "past the end");
+    }
+
+    #[test]
+    fn the_trial_keeps_contents_and_length() {
+        let dir = disk_dir();
+        for (name, size) in [("empty", 0), ("part", 100), ("whole", 2 * BLOCK)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, vec![0x42; size]).unwrap();
+            let file = DataFile::open(&path, FileMode::Direct).unwrap();
+            file.trial(size as u64, true).unwrap();
+            file.trial(size as u64, false).unwrap();
+            assert_eq!(std::fs::read(&path).unwrap(), vec![0x42; size]);
+        }
+    }
+
+    #[test]
+    fn a_file_without_direct_io_is_refused_with_advice() {
+        let error = DataFile::open("/proc/self/oom_score_adj", FileMode::Direct).unwrap_err();
+        assert!(matches!(error, FileError::DirectUnsupported { .. }), "{error}");
+        assert!(error.to_string().contains("--buffered"));
+        assert!(DataFile::open("/proc/self/oom_score_adj", FileMode::Buffered).is_ok());
+    }
+
+    /// Beside the test binary: on the disk, not in memory.
+    fn disk_dir() -> tempfile::TempDir {
+        tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+    }
+}

@@ -71,3 +71,27 @@ pub enum LockError {
 
 const FILE_NAME: &str = "lock";
 const RETRY: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_opener_waits_and_then_gets_it_or_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirLock::acquire(dir.path(), Duration::ZERO).unwrap();
+        let began = Instant::now();
+        let refused = DirLock::acquire(dir.path(), Duration::from_millis(50));
+        assert!(matches!(refused, Err(LockError::Locked { .. })));
+        assert!(began.elapsed() >= Duration::from_millis(50));
+        let path = dir.path().to_owned();
+        let second = std::thread::spawn(move || DirLock::acquire(&path, Duration::from_secs(10)));
+        std::thread::sleep(Duration::from_millis(20));
+        drop(first);
+        assert!(second.join().unwrap().is_ok());
+        assert!(matches!(
+            DirLock::acquire(&dir.path().join("absent"), Duration::ZERO),
+            Err(LockError::Io { .. })
+        ));
+    }
+}

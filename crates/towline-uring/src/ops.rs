@@ -243,7 +243,7 @@ impl Ring {
         fills: bool,
     ) -> Result<(u32, *mut u8), RingError> {
         let index = self.ops.begin(kind, tag, self.pushed)?;
-        match self.arena.pin(index, range.clone(), fills) {
+        match self.arena.pin(self.ops.pin_id(index), range.clone(), fills) {
             Some(address) => {
                 self.ops.slot(index).pinned = true;
                 Ok((index, address))

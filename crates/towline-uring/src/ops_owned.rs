@@ -206,7 +206,7 @@ impl Ring {
         // SAFETY: the caller's promise.
         let result = unsafe { self.push(&entry) };
         if result.is_err() {
-            self.arena.unpin(index);
+            self.arena.unpin(self.ops.pin_id(index));
             drop(self.ops.abandon(index));
         }
         result

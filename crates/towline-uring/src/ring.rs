@@ -4,6 +4,7 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
@@ -61,20 +62,21 @@ impl Ring {
     pub fn new(config: RingConfig, arena: ArenaOwner) -> Result<Self, RingError> {
         let (uring, depth) = set_up(config.depth.clamp(MIN_DEPTH, 16_384))?;
         let files = config.files.clamp(8, 16_384);
+        let ring_id = NEXT_RING.fetch_add(1, Ordering::Relaxed);
         uring
             .submitter()
             .register_files_sparse(files)
             .map_err(|source| RingError::Io { what: "register the file table", source })?;
         let (base, len) = arena.memory();
         let memory = libc::iovec { iov_base: base.cast(), iov_len: len };
-        // SAFETY: the arena's memory stays mapped until the ring is gone: the ring owns the arena, and
-        // its drop waits for all operations or leaks the mapping.
+        // SAFETY: the kernel pins the pages themselves. Their addresses are used by operations only, each
+        // of which pins its range in the arena, and an arena with pins never unmaps.
         let registered = unsafe { uring.submitter().register_buffers(&[memory]) }.is_ok();
         Ok(Self {
             uring,
             arena,
-            ops: OpTable::new(depth),
-            fds: FdTable::new(files),
+            ops: OpTable::new(depth, ring_id),
+            fds: FdTable::new(files, ring_id),
             registered,
             pushed: 0,
             stats: RingStats::default(),
@@ -296,8 +298,7 @@ impl AsRawFd for Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         if !self.quiesce() {
-            // The kernel may still use them: memory that is never freed is the lesser evil.
-            self.arena.leak_memory();
+            // The kernel may still use them; the arena, with its pins, does likewise.
             self.ops.leak_buffers();
         }
     }
@@ -413,6 +414,7 @@ fn is_end_of_turn(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN))
 }
 
+static NEXT_RING: AtomicU32 = AtomicU32::new(1);
 const MIN_DEPTH: u32 = 8;
 const CANCEL_WAIT: Duration = Duration::from_secs(1);
 /// A disk that does not answer for this long will not be waited for.

@@ -21,6 +21,8 @@ pub(crate) struct OpTable {
     /// What the kernel reads or writes itself, apart from the slots, which are borrowed meanwhile.
     scratch: Box<[UnsafeCell<Scratch>]>,
     free: Vec<u32>,
+    /// Distinguishes this ring's pins from those of others.
+    ring_id: u32,
 }
 
 pub(crate) struct Slot {
@@ -61,8 +63,9 @@ struct Scratch {
 }
 
 impl OpTable {
-    pub(crate) fn new(capacity: u32) -> Self {
+    pub(crate) fn new(capacity: u32, ring_id: u32) -> Self {
         Self {
+            ring_id,
             slots: (0..capacity).map(|_| Slot::empty()).collect(),
             scratch: (0..capacity).map(|_| UnsafeCell::new(Scratch::empty())).collect(),
             free: (0..capacity).rev().collect(),
@@ -102,6 +105,10 @@ impl OpTable {
         (u64::from(self.slots[index as usize].generation) << 32) | u64::from(index)
     }
 
+    pub(crate) fn pin_id(&self, index: u32) -> u64 {
+        (u64::from(self.ring_id) << 32) | u64::from(index)
+    }
+
     /// Names of the operations in flight with this tag.
     pub(crate) fn tagged(&self, tag: u64) -> impl Iterator<Item = (u64, Kind)> {
         (0..self.slots.len() as u32).filter_map(move |index| {
@@ -115,6 +122,7 @@ impl OpTable {
     pub(crate) fn complete(&mut self, entry: &cqueue::Entry, arena: &mut ArenaOwner) -> Option<Completion> {
         let name = entry.user_data();
         let index = name as u32;
+        let pin = self.pin_id(index);
         let slot = self.slots.get_mut(index as usize)?;
         if name == IGNORED || !slot.used || (name & !SECOND) >> 32 != u64::from(slot.generation) {
             return None;
@@ -160,7 +168,7 @@ impl OpTable {
         }
         if !completion.more {
             if slot.pinned {
-                arena.unpin(index);
+                arena.unpin(pin);
             }
             completion.buf = self.abandon(index);
         }
@@ -172,7 +180,7 @@ impl OpTable {
         for index in 0..self.slots.len() as u32 {
             let slot = &self.slots[index as usize];
             if slot.used && slot.sequence >= consumed {
-                arena.unpin(index);
+                arena.unpin(self.pin_id(index));
                 drop(self.abandon(index));
             }
         }

@@ -5,8 +5,11 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{FlockOperation, MemfdFlags};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::{ArenaError, Backing, MAX_SIZE, MIN_SIZE};
@@ -15,6 +18,8 @@ use super::{ArenaError, Backing, MAX_SIZE, MIN_SIZE};
 pub(super) struct MirrorMap {
     base: NonNull<u8>,
     size: usize,
+    /// The backing file, locked: two owners of one memory would break every rule.
+    _file: Option<File>,
 }
 
 // SAFETY: the mapping belongs to this value alone and lives until it is dropped; who may touch which
@@ -36,7 +41,12 @@ impl MirrorMap {
                 rustix::fs::ftruncate(&fd, size as u64).map_err(|e| io("size the memory", e))?;
                 Self::map(fd.as_fd(), size)
             }
-            Backing::File(path) => Self::map(open_sized(path, size)?.as_fd(), size),
+            Backing::File(path) => {
+                let file = open_sized(path, size)?;
+                let mut map = Self::map(file.as_fd(), size)?;
+                map._file = Some(file);
+                Ok(map)
+            }
         }
     }
 
@@ -50,7 +60,7 @@ impl MirrorMap {
             return Err(ArenaError::Config("the kernel mapped address zero"));
         };
         // From here on the drop unmaps all of it, whatever was mapped over it.
-        let map = Self { base, size };
+        let map = Self { base, size, _file: None };
         for half in 0..2 {
             // SAFETY: `base .. base + 2 * size` was reserved above and belongs to `map` alone, so that
             // MAP_FIXED replaces only our own placeholder.
@@ -102,6 +112,15 @@ fn open_sized(path: &Path, size: usize) -> Result<File, ArenaError> {
         .truncate(false)
         .open(path)
         .map_err(|source| ArenaError::Io { what: "open the arena file", source })?;
+    let deadline = Instant::now() + LOCK_WAIT;
+    // A killed predecessor may still be on its way out.
+    while let Err(errno) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        match errno {
+            Errno::WOULDBLOCK | Errno::INTR if Instant::now() < deadline => sleep(LOCK_RETRY),
+            Errno::WOULDBLOCK | Errno::INTR => return Err(ArenaError::Locked { path: path.to_owned() }),
+            errno => return Err(io("lock the arena file", errno)),
+        }
+    }
     let found =
         file.metadata().map_err(|source| ArenaError::Io { what: "stat the arena file", source })?.len();
     if found != 0 && found != size as u64 {
@@ -112,6 +131,9 @@ fn open_sized(path: &Path, size: usize) -> Result<File, ArenaError> {
     Ok(file)
 }
 
-fn io(what: &'static str, errno: rustix::io::Errno) -> ArenaError {
+fn io(what: &'static str, errno: Errno) -> ArenaError {
     ArenaError::Io { what, source: errno.into() }
 }
+
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(10);

@@ -67,6 +67,12 @@ pub enum ArenaError {
         /// The configured size in bytes.
         expected: u64,
     },
+    /// Another owner, here or in another process, has the backing file.
+    #[error("arena file {path} is in use")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
     /// The kernel refused memory or file.
     #[error("arena: {what}: {source}")]
     Io {

@@ -359,7 +359,7 @@ impl ArenaOwner {
 
     /// Pins a range for an operation that reads it (or fills it); `None` when the range is not the
     /// owner's to give. The memory stays valid until [`unpin`](Self::unpin) with the same id.
-    pub(crate) fn pin(&mut self, id: u32, range: Range<u64>, fills: bool) -> Option<*mut u8> {
+    pub(crate) fn pin(&mut self, id: u64, range: Range<u64>, fills: bool) -> Option<*mut u8> {
         let allowed = if fills { self.may_write(&range) } else { self.may_read(&range) };
         if !allowed || range.is_empty() {
             return None;
@@ -369,15 +369,10 @@ impl ArenaOwner {
         Some(address)
     }
 
-    pub(crate) fn unpin(&mut self, id: u32) {
+    pub(crate) fn unpin(&mut self, id: u64) {
         if let Some(index) = self.pins.iter().position(|pin| pin.id == id) {
             self.pins.swap_remove(index);
         }
-    }
-
-    /// Keeps the mapping alive for ever: the kernel may still use it.
-    pub(crate) fn leak_memory(&self) {
-        std::mem::forget(Arc::clone(&self.shared));
     }
 
     // ---- helpers ----
@@ -464,6 +459,11 @@ impl ArenaOwner {
 impl Drop for ArenaOwner {
     fn drop(&mut self) {
         self.freeze();
+        if !self.pins.is_empty() {
+            // The kernel may still use the memory (a disk that does not answer, or safe code that moved
+            // the owner out of its ring): memory that is never freed is the lesser evil.
+            std::mem::forget(Arc::clone(&self.shared));
+        }
     }
 }
 
@@ -481,7 +481,8 @@ pub struct BatchExtent {
 
 /// A range that an operation in flight uses.
 struct Pin {
-    id: u32,
+    /// Ring and slot of the operation: unique in the process.
+    id: u64,
     range: Range<u64>,
     fills: bool,
 }

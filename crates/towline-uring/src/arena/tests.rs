@@ -159,6 +159,7 @@ fn a_file_keeps_its_bytes_and_refuses_another_size() {
     let config = |size| ArenaConfig { size, backing: Backing::File(path.clone()), ..config(0) };
     let mut first = ArenaOwner::new(config(SIZE)).unwrap();
     first.bytes_mut(0..5).unwrap().copy_from_slice(b"stays");
+    assert!(matches!(ArenaOwner::new(config(SIZE)), Err(ArenaError::Locked { .. })), "one owner at a time");
     drop(first);
     assert_eq!(ArenaOwner::new(config(SIZE)).unwrap().bytes(0..5).unwrap(), b"stays");
     let refused = ArenaOwner::new(config(2 * SIZE)).err().unwrap();
@@ -255,6 +256,67 @@ fn records_survive_many_rounds_under_concurrency() {
     });
     assert!(copies.load(Ordering::Relaxed) > 0, "the reader copied something");
     assert!(owner.floor() > 10 * SIZE as u64, "the arena went round");
+}
+
+/// Holders write, drop, forget and commit while the owner voids everything idle: each span ends as the
+/// holder's record or as a void, never as a mixture, and no batch stays unsealed.
+#[test]
+fn holds_and_voids_race_without_mixing() {
+    const EACH: u64 = 5_000;
+    let mut owner = owner(0);
+    owner.open_batch(0, HEADER, u64::MAX).unwrap();
+    let (done, committed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (mut seen, mut voids) = (vec![0u64; 2], 0);
+    thread::scope(|scope| {
+        for producer in 0..2 {
+            let (appender, done, committed) = (owner.appender(), &done, &committed);
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    let mut held = loop {
+                        match appender.hold(record_len(n), n) {
+                            Ok(held) => break held,
+                            Err(_) => thread::yield_now(),
+                        }
+                    };
+                    if n % 5 == 0 {
+                        thread::yield_now();
+                    }
+                    if let Some(mut guard) = held.fill() {
+                        write_record(&mut guard, producer, n);
+                    }
+                    match n % 11 {
+                        0 => std::mem::forget(held),
+                        1 => drop(held),
+                        _ => {
+                            committed.fetch_add(u64::from(held.commit().is_ok()), Ordering::Relaxed);
+                        }
+                    }
+                }
+                done.fetch_add(1, Ordering::Release);
+            });
+        }
+        loop {
+            let finished = done.load(Ordering::Acquire) == 2;
+            owner.void_overdue(u64::MAX, 0);
+            match owner.close_batch() {
+                Ok(_) | Err(ArenaError::Unsealed | ArenaError::NotOpen) => {}
+                Err(error) => panic!("{error}"),
+            }
+            if let Some(batch) = owner.take_sealed() {
+                voids += check_records(owner.bytes(batch.first..batch.end).unwrap(), &mut seen);
+                if finished {
+                    break;
+                }
+                let end = batch.end.next_multiple_of(BLOCK);
+                assert_eq!(owner.release(end), end);
+                owner.open_batch(end, end + HEADER, u64::MAX).unwrap();
+            }
+            thread::yield_now();
+        }
+    });
+    assert_eq!(seen.iter().sum::<u64>(), committed.load(Ordering::Relaxed));
+    assert_eq!(seen.iter().sum::<u64>() + voids, 2 * EACH);
+    assert!(voids > EACH / 11, "some were voided");
 }
 
 fn check_records(mut bytes: &[u8], seen: &mut [u64]) -> u64 {
