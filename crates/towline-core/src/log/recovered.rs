@@ -19,6 +19,8 @@ pub struct Recovered {
     pub pending_rule: Option<(u64, String)>,
     /// All segments in place (sequence, salt), from the log's start on: full ones, the current one, prepared ones.
     pub segments: Vec<(u64, u32)>,
+    /// Stored end (one past the roll's block) of every roll batch: where the bytes of a full segment end.
+    pub rolls: Vec<Lsn>,
     /// The highest `durable_before` in the log: what some leader has claimed to have flushed.
     pub leader_flushed: Lsn,
     /// What recovery cut from a torn tail, if anything.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::types::limits::BLOCK_BYTES;
-use crate::types::{Geometry, Lsn};
+use crate::types::{Geometry, Lsn, Span};
 
 /// The segments of one log, by sequence number.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct SegmentPlan {
     geometry: Geometry,
     /// In place, with their salts: of the log, and prepared ones.
     salts: BTreeMap<u64, u32>,
+    /// Stored end of the roll that closes a segment.
+    rolls: BTreeMap<u64, Lsn>,
     /// Asked for and not in place yet: one at a time, so that a full disk is met once.
     asked: Option<u64>,
     ahead: u64,
@@ -32,6 +34,7 @@ impl SegmentPlan {
         SegmentPlan {
             geometry,
             salts: segments.iter().copied().collect(),
+            rolls: BTreeMap::new(),
             asked: None,
             ahead: u64::from(ahead.max(1)),
             log_start,
@@ -50,6 +53,32 @@ impl SegmentPlan {
         self.salts.range(self.geometry.segment_of(from)..).map(|(seq, salt)| (*seq, *salt))
     }
 
+    /// A roll closes its segment; its stored bytes end at `stored_end`.
+    pub fn rolled(&mut self, stored_end: Lsn) {
+        self.rolls.insert(self.geometry.segment_of(Lsn(stored_end.0 - 1)), stored_end);
+    }
+
+    /// The next stored bytes from `at` on, at most `most` and not past `end`: skips what lies behind a roll and
+    /// segment headers. Empty at `end`.
+    pub fn stored_from(&self, at: Lsn, end: Lsn, most: u64) -> Span {
+        let seq = self.geometry.segment_of(at);
+        let at = match self.rolls.get(&seq) {
+            Some(stored_end) if at >= *stored_end => self.geometry.segment_end(seq),
+            _ => at,
+        };
+        let at = self.geometry.batch_place(at);
+        let seq = self.geometry.segment_of(at);
+        let stored_end = self.rolls.get(&seq).copied().unwrap_or(self.geometry.segment_end(seq));
+        Span::new(at, at.plus(most).min(stored_end).min(end))
+    }
+
+    /// The position in the log that is reached when the stored bytes of `span` are there: behind a roll, the
+    /// segment's end.
+    pub fn log_end_of(&self, span: Span) -> Lsn {
+        let seq = self.geometry.segment_of(span.start);
+        if self.rolls.get(&seq) == Some(&span.end) { self.geometry.segment_end(seq) } else { span.end }
+    }
+
     /// Where the log starts.
     pub fn log_start(&self) -> Lsn {
         self.log_start
@@ -58,12 +87,9 @@ impl SegmentPlan {
     /// A segment is in place.
     pub fn ready(&mut self, seq: u64, salt: u32) {
         self.salts.insert(seq, salt);
-        self.settle(seq);
-    }
-
-    /// A segment could not be made; it may be asked for again.
-    pub fn failed(&mut self, seq: u64) {
-        self.settle(seq);
+        if self.asked == Some(seq) {
+            self.asked = None;
+        }
     }
 
     /// A standby prepares what it is told to, with the leader's salt. Returns whether it is still to be done.
@@ -104,6 +130,11 @@ impl SegmentPlan {
             .then_some(start)
     }
 
+    /// Whether whole segments lie below the last trim.
+    pub fn trim_is_held(&self) -> bool {
+        self.geometry.segment_of(self.trimmed) > self.geometry.segment_of(self.log_start)
+    }
+
     /// Follows the leader's log start, as far as this node has come itself.
     pub fn follow_start(&mut self, leader_start: Lsn, own_flushed: Lsn) -> Option<Lsn> {
         self.trim(leader_start, own_flushed)
@@ -115,6 +146,7 @@ impl SegmentPlan {
         self.trimmed = self.trimmed.max(start);
         let first = self.geometry.segment_of(self.log_start);
         self.salts = self.salts.split_off(&first);
+        self.rolls = self.rolls.split_off(&first);
     }
 
     /// The log begins anew at `start` (an empty standby that takes over a trimmed log).
@@ -127,13 +159,8 @@ impl SegmentPlan {
     pub fn cut(&mut self, end: Lsn) {
         let current = self.geometry.segment_of(end);
         self.salts.retain(|seq, _| *seq <= current);
+        self.rolls.retain(|_, stored_end| *stored_end <= end);
         self.asked = None;
-    }
-
-    fn settle(&mut self, seq: u64) {
-        if self.asked == Some(seq) {
-            self.asked = None;
-        }
     }
 }
 
@@ -156,6 +183,20 @@ mod tests {
         plan.started(GEOMETRY.first_batch(1));
         assert_eq!(plan.salt_of(Lsn(8192)), None);
         assert_eq!(plan.next_to_prepare(Lsn(9 << 20)), Some(3));
+    }
+
+    #[test]
+    fn what_lies_behind_a_roll_is_not_shipped() {
+        let mut plan = SegmentPlan::new(GEOMETRY, &[(0, 1), (1, 2)], 1, Lsn(8192), 1 << 30);
+        plan.rolled(Lsn(3 * 4096));
+        let end = Lsn((8 << 20) + 8192 + 4096);
+        assert_eq!(plan.stored_from(Lsn(8192), end, 1 << 20), Span::new(Lsn(8192), Lsn(3 * 4096)));
+        assert_eq!(plan.stored_from(Lsn(3 * 4096), end, 1 << 20), Span::new(GEOMETRY.first_batch(1), end));
+        assert_eq!(
+            plan.stored_from(GEOMETRY.segment_end(0), end, 4096),
+            Span::new(GEOMETRY.first_batch(1), end)
+        );
+        assert!(plan.stored_from(end, end, 4096).is_empty());
     }
 
     #[test]

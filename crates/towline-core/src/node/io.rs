@@ -168,10 +168,10 @@ pub enum Input {
         /// The span of the `Send`.
         span: Span,
     },
-    /// The application has applied up to here.
+    /// The application has applied up to here: the end of a batch, with the counts its header gives.
     Applied {
         /// The position.
-        lsn: Lsn,
+        position: Position,
     },
 }
 
@@ -184,6 +184,9 @@ pub enum BatchWish {
     IfAny,
     /// Close it even if it is empty: a seal is due.
     EvenEmpty,
+    /// Close it, even if it is empty, and open no other: a roll or the end follows. `BatchSealed` comes even for an
+    /// empty one, and `OpenBatch` says where appends go on.
+    CloseOnly,
 }
 
 /// A batch as the driver closed it, on the leading node.
@@ -201,8 +204,10 @@ pub struct SealedBatch {
     pub body_crc: u32,
     /// A time not later than the acceptance of its first record.
     pub accepted_ns: u64,
-    /// The version of a rule record in it.
+    /// The highest version of the rule records in it.
     pub rule: Option<u64>,
+    /// No other batch was opened behind it (`BatchWish::CloseOnly`).
+    pub closed: bool,
 }
 
 /// A waiting append.

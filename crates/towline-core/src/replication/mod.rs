@@ -9,5 +9,5 @@ pub mod single_leader;
 pub mod sync_rule;
 
 pub use gate::{CommitGate, GateError, GateOutput, GateStatus, Stage, Unmet, check_window};
-pub use progress::{Progress, ReportError, ReportEffect};
+pub use progress::{Progress, ReportEffect, ReportError};
 pub use sync_rule::{Members, Method, RuleError, SyncRule};

@@ -94,9 +94,15 @@ mod tests {
         let (old, new) = (term(1, 1), term(2, 1));
         assert!(may_adopt(old, end(old, 100), new, end(old, 100)));
         assert!(!may_adopt(old, end(old, 101), new, end(old, 100)));
-        assert!(!may_adopt(new, end(new, 10), term(3, 1), end(old, 100)), "a longer log of an older term is behind");
+        assert!(
+            !may_adopt(new, end(new, 10), term(3, 1), end(old, 100)),
+            "a longer log of an older term is behind"
+        );
         assert!(!may_adopt(new, end(old, 0), new, end(old, 100)), "not twice");
-        assert!(may_adopt(term(2, 1), end(old, 0), term(2, 2), end(old, 0)), "equal numbers: the node id decides");
+        assert!(
+            may_adopt(term(2, 1), end(old, 0), term(2, 2), end(old, 0)),
+            "equal numbers: the node id decides"
+        );
     }
 
     #[test]

@@ -1,0 +1,425 @@
+//! The leader: batches, rolls, seals, the sync rule, trimming.
+//!
+//! The open batch belongs to the producers; the node says when to close it. Header-only batches (the seal that
+//! begins a term, rolls, the last seal) are placed by the node itself while no batch is open.
+
+use super::meta_keeper::AfterMeta;
+use super::{BatchWish, Event, FreezeReason, Node, Output, Role, SealedBatch, Ticket, TicketOutcome, note};
+use crate::format::{BatchHeader, BatchKind, BodySeed, summarize_sealed};
+use crate::log::Recovered;
+use crate::replication::{CommitGate, SyncRule, check_window};
+use crate::types::limits::BATCH_HEADER_BYTES;
+use crate::types::{Level, Lsn, Term, TicketId};
+
+/// A leadership.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) term: Term,
+    pub(super) start: Lsn,
+    batch: Batch,
+    /// A producer's append does not fit into what is left of the segment.
+    roll_wanted: bool,
+    /// Producers have been told that there is no room.
+    full: bool,
+}
+
+/// Whether producers have a batch to append to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Batch {
+    /// The term's first seal has to be placed.
+    TermStart,
+    /// Closed for good until the segment after is in place.
+    Rolling,
+    Open,
+    /// A clean stop: everything accepted is sealed.
+    Stopping,
+}
+
+impl Leading {
+    pub(super) fn new(term: Term, start: Lsn) -> Leading {
+        Leading { term, start, batch: Batch::TermStart, roll_wanted: false, full: false }
+    }
+}
+
+/// The sync rule as this node knows it from its log, and a change on its way.
+#[derive(Debug)]
+pub(super) struct RuleBook {
+    in_force: (u64, String),
+    pending: Option<(u64, String)>,
+    /// Who asked for the change.
+    request: Option<u64>,
+    /// A record for `pending` is in the log.
+    recorded: bool,
+}
+
+impl RuleBook {
+    pub(super) fn new(recovered: &Recovered, gate: &mut CommitGate) -> RuleBook {
+        let in_force = recovered.rule.clone().unwrap_or_default();
+        gate.install_rule(in_force.0, SyncRule::parse(&in_force.1).ok().flatten());
+        RuleBook { in_force, pending: recovered.pending_rule.clone(), request: None, recorded: false }
+    }
+
+    /// A rule record was received: the newest is what the leader wants; which of two is in force only it knows.
+    pub(super) fn received(&mut self, version: u64, rule: String) {
+        let newest = self.pending.as_ref().map_or(self.in_force.0, |pending| pending.0);
+        if version > newest {
+            if let Some(pending) = self.pending.take() {
+                self.in_force = pending;
+            }
+            self.pending = Some((version, rule));
+        }
+    }
+
+    /// Smallest and largest k of the rules that may be in force.
+    pub(super) fn synchronous(&self) -> (usize, usize) {
+        let k = |rule: &str| SyncRule::parse(rule).ok().flatten().map_or(0, |rule| usize::from(rule.k));
+        let first = k(&self.in_force.1);
+        let second = self.pending.as_ref().map_or(first, |pending| k(&pending.1));
+        (first.min(second), first.max(second))
+    }
+
+    fn preamble(&self) -> Vec<(u64, String)> {
+        let in_force = (self.in_force.0 > 0).then(|| self.in_force.clone());
+        in_force.into_iter().chain(self.pending.clone()).collect()
+    }
+}
+
+impl Node {
+    /// What the driver should do with the open batch. Greedy: a free flush slot takes whatever is there.
+    pub fn wants_batch(&self) -> BatchWish {
+        let Role::Leading(leading) = &self.role else { return BatchWish::No };
+        if leading.batch != Batch::Open || !self.tail.has_free_slot() || !self.tail.has_room() {
+            BatchWish::No
+        } else if self.stopping || leading.roll_wanted {
+            BatchWish::CloseOnly
+        } else if self.seal_deadline_ns().is_some_and(|deadline| deadline <= self.now_ns) {
+            BatchWish::EvenEmpty
+        } else {
+            BatchWish::IfAny
+        }
+    }
+
+    /// An idle log is sealed, so that its last batches can be told from a torn tail.
+    pub(super) fn seal_deadline_ns(&self) -> Option<u64> {
+        let Role::Leading(Leading { batch: Batch::Open, .. }) = &self.role else { return None };
+        (!self.sealed && self.tail.is_flushed()).then_some(self.last_batch_ns + self.config.seal_after_ns)
+    }
+
+    /// The history entry is durable: lead.
+    pub(super) fn lead(&mut self) {
+        let Some(entry) = self.meta.get().history.last() else { return };
+        self.gate.begin_term(self.tail.flushed());
+        self.gate.own_flushed(self.tail.flushed());
+        self.role = Role::Leading(Leading::new(entry.term, entry.start));
+        self.say(Event::Leading { history: self.meta.get().history.clone() });
+        self.begin_rules();
+        self.begin_shipping(entry.term, entry.start);
+    }
+
+    /// The rule of the configuration: in force at once in a log that nobody else holds a byte of, else a change
+    /// like any other.
+    fn begin_rules(&mut self) {
+        if let Some((version, rule)) = self.rules.pending.clone() {
+            let parsed = SyncRule::parse(&rule).ok().flatten();
+            if let Err(refused) = self.gate.set_rule(version, parsed, self.tail.end().lsn) {
+                self.out.push_back(note(format!("pending sync rule version {version}: {refused}")));
+                self.rules.pending = None;
+            }
+        }
+        let Some(wanted) = self.config.rule.clone() else { return };
+        if self.config.fresh && self.tail.end().records == 0 {
+            match SyncRule::parse(&wanted) {
+                Ok(rule) => {
+                    self.gate.install_rule(1, rule);
+                    self.rules.in_force = (1, wanted);
+                }
+                Err(refused) => self.out.push_back(note(refused.to_string())),
+            }
+        } else if self.rules.in_force.1 != wanted
+            && self.rules.pending.as_ref().is_none_or(|pending| pending.1 != wanted)
+            && let Err(refused) = self.propose_rule(&wanted, None)
+        {
+            self.out.push_back(note(format!("sync rule '{wanted}': {refused}")));
+        }
+    }
+
+    pub(super) fn handle_set_rule(&mut self, request: u64, rule: &str) {
+        let result = match &self.role {
+            Role::Leading(_) => self.propose_rule(rule, Some(request)),
+            _ => Err("this node does not lead".to_owned()),
+        };
+        if let Err(refused) = result {
+            self.out.push_back(Output::RuleChange { request, result: Err(refused) });
+        }
+    }
+
+    fn propose_rule(&mut self, rule: &str, request: Option<u64>) -> Result<(), String> {
+        let parsed = SyncRule::parse(rule).map_err(|refused| refused.to_string())?;
+        if let Some((pending, _)) = &self.rules.pending {
+            return Err(format!("sync rule version {pending} is not in force yet"));
+        }
+        let version = self.rules.in_force.0 + 1;
+        self.gate.check_rule(version, parsed.as_ref()).map_err(|refused| refused.to_string())?;
+        let written = parsed.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.rules.pending = Some((version, written.clone()));
+        self.rules.request = request;
+        self.rules.recorded = false;
+        if matches!(self.role, Role::Leading(Leading { batch: Batch::Open, .. })) {
+            self.out.push_back(Output::AppendRule { version, rule: written });
+        }
+        Ok(())
+    }
+
+    fn rule_recorded(&mut self, version: u64, record_end: Lsn) {
+        let Some((pending, rule)) = self.rules.pending.clone() else { return };
+        if pending != version || self.rules.recorded {
+            return;
+        }
+        self.rules.recorded = true;
+        let parsed = SyncRule::parse(&rule).ok().flatten();
+        if let Err(refused) = self.gate.set_rule(version, parsed, record_end)
+            && self.gate.pending_rule().is_none_or(|(known, _)| known != version)
+        {
+            self.end_rule_change(Err(refused.to_string()));
+        }
+    }
+
+    pub(super) fn handle_rule_in_force(&mut self, version: u64) {
+        if let Some(pending) = self.rules.pending.take_if(|pending| pending.0 == version) {
+            self.rules.in_force = pending;
+        }
+        self.end_rule_change(Ok(version));
+    }
+
+    fn end_rule_change(&mut self, result: Result<u64, String>) {
+        if let Some(request) = self.rules.request.take() {
+            self.out.push_back(Output::RuleChange { request, result });
+        }
+    }
+
+    pub(super) fn handle_batch_sealed(&mut self, batch: SealedBatch) {
+        let Role::Leading(leading) = &mut self.role else { return };
+        if batch.closed {
+            leading.batch = if self.stopping { Batch::Stopping } else { Batch::Rolling };
+        }
+        if batch.closed && batch.body_bytes == 0 {
+            return;
+        }
+        let kind = if batch.records == 0 && batch.rule.is_none() { BatchKind::Seal } else { BatchKind::Data };
+        self.place(kind, Some(batch));
+        if let Some(version) = batch.rule {
+            self.rule_recorded(version, self.tail.end().lsn);
+        }
+    }
+
+    /// Puts a batch at the log's end. `sealed` describes its body; without one it is header only.
+    fn place(&mut self, kind: BatchKind, sealed: Option<SealedBatch>) {
+        let Role::Leading(leading) = &self.role else { return };
+        let start = self.tail.next_batch();
+        let Some(salt) = self.segments.salt_of(start) else { return };
+        let end = self.tail.end();
+        let body_bytes = sealed.map_or(0, |batch| batch.body_bytes);
+        let mut header = BatchHeader {
+            kind,
+            log: self.config.log,
+            term: leading.term,
+            start,
+            end: start.plus(BATCH_HEADER_BYTES + u64::from(body_bytes)).block_up(),
+            body_bytes,
+            records: sealed.map_or(0, |batch| batch.records),
+            payload_bytes: sealed.map_or(0, |batch| batch.payload_bytes),
+            records_before: end.records,
+            payload_before: end.payload_bytes,
+            durable_before: self.tail.flushed().lsn,
+            previous_hash: self.tail.previous_hash(),
+            body_crc: sealed.map_or_else(|| self.empty_body_crc(salt, start), |batch| batch.body_crc),
+        };
+        if kind == BatchKind::Roll {
+            self.segments.rolled(header.end);
+            header.end = self.config.geometry.segment_end(self.config.geometry.segment_of(start));
+        }
+        self.out.push_back(Output::PutHeader { header });
+        self.tail.push(&header, BatchHeader::hash(&header.encode(salt)));
+        self.gate.batch(start, header.after(), sealed.map_or(self.now_ns, |batch| batch.accepted_ns));
+        self.sealed = kind == BatchKind::Seal;
+        self.last_batch_ns = self.now_ns;
+    }
+
+    fn empty_body_crc(&self, salt: u32, start: Lsn) -> u32 {
+        summarize_sealed(&[], &BodySeed { log: self.config.log, salt, start })
+            .map_or(0, |summary| summary.crc)
+    }
+
+    pub(super) fn handle_ticket(&mut self, ticket: Ticket) {
+        let has_rule = self.gate.rule().1.is_some() || self.gate.pending_rule().is_some();
+        match (&self.role, check_window(ticket.level, ticket.window, has_rule)) {
+            (Role::Leading(_), Ok(())) => self.gate.ticket(ticket),
+            // The record is in the log: its window can be refused, the record itself cannot.
+            (Role::Leading(_), Err(refused)) => self.end_ticket(ticket.id, refused.to_string()),
+            _ => self.end_ticket(ticket.id, "this node no longer leads".to_owned()),
+        }
+    }
+
+    pub(super) fn handle_wait(&mut self, ticket: TicketId, lsn: Lsn, level: Level) {
+        if self.is_leading() {
+            self.gate.wait(ticket, lsn, level);
+        } else {
+            let outcome = TicketOutcome::Refused("this node does not lead".to_owned());
+            self.out.push_back(Output::Ack { ticket, outcome });
+        }
+    }
+
+    fn end_ticket(&mut self, ticket: TicketId, why: String) {
+        self.out.push_back(Output::Ack { ticket, outcome: TicketOutcome::Indeterminate(why) });
+    }
+
+    /// An append of `bytes` did not fit: if the segment cannot hold it, roll; else the next batch will.
+    pub(super) fn handle_pressure(&mut self, bytes: u64) {
+        let start = self.tail.next_batch();
+        let fits = start.plus(BATCH_HEADER_BYTES + bytes) <= self.segments.batch_limit(start);
+        if let Role::Leading(leading) = &mut self.role
+            && leading.batch == Batch::Open
+            && !fits
+        {
+            leading.roll_wanted = true;
+        }
+    }
+
+    pub(super) fn handle_stop(&mut self) {
+        self.stopping = true;
+        if self.has_ended() {
+            self.out.push_back(Output::Stopped);
+        } else if !matches!(self.role, Role::Leading(Leading { batch: Batch::Open, .. })) {
+            self.freeze(FreezeReason::Stopping);
+            if let Role::Leading(leading) = &mut self.role {
+                leading.batch = Batch::Stopping;
+            }
+        }
+    }
+
+    pub(super) fn settle_leading(&mut self) {
+        let Role::Leading(leading) = &self.role else {
+            if self.stopping && self.tail.is_flushed() {
+                self.finish_stop();
+            }
+            return;
+        };
+        match leading.batch {
+            Batch::TermStart => self.start_term(),
+            Batch::Rolling => self.maybe_roll(),
+            Batch::Stopping => self.maybe_stop(),
+            Batch::Open => {}
+        }
+        if let Some(seq) = self.segments.next_to_prepare(self.tail.end().lsn) {
+            self.out.push_back(Output::PrepareSegment { seq, salt: None });
+        }
+        self.retry_trim();
+    }
+
+    /// Rule 4: the first batch of a term is an empty seal.
+    fn start_term(&mut self) {
+        if self.segments.salt_of(self.tail.next_batch()).is_some() {
+            self.place(BatchKind::Seal, None);
+            self.open_batch();
+        }
+    }
+
+    /// The roll closes its segment only when the next is in place: until then the log could not go on, and a
+    /// crash would find a segment closed towards nothing.
+    fn maybe_roll(&mut self) {
+        let geometry = self.config.geometry;
+        let next = geometry.segment_of(self.tail.next_batch()) + 1;
+        if self.segments.salt_of(geometry.first_batch(next)).is_some() {
+            self.place(BatchKind::Roll, None);
+            self.open_batch();
+        } else if !self.segments.within_retention(next) {
+            self.tell_full(format!(
+                "the log has reached its retention limit of {} bytes past the last trim: trim it, or raise the limit",
+                self.config.retention_bytes
+            ));
+        }
+    }
+
+    fn open_batch(&mut self) {
+        let start = self.tail.next_batch();
+        let preamble = self.rules.preamble();
+        let limit = self.segments.batch_limit(start);
+        self.out.push_back(Output::OpenBatch { start, limit, preamble });
+        if let Role::Leading(leading) = &mut self.role {
+            leading.batch = Batch::Open;
+            leading.roll_wanted = false;
+            leading.full = false;
+        }
+    }
+
+    fn tell_full(&mut self, why: String) {
+        if let Role::Leading(leading) = &mut self.role
+            && !leading.full
+        {
+            leading.full = true;
+            self.freeze(FreezeReason::Full(why));
+        }
+    }
+
+    /// Everything accepted is in batches; once they are flushed, a seal says so, and once that is, the log is done.
+    fn maybe_stop(&mut self) {
+        if !self.tail.is_flushed() {
+            return;
+        }
+        if self.sealed || self.segments.salt_of(self.tail.next_batch()).is_none() {
+            self.finish_stop();
+        } else {
+            self.place(BatchKind::Seal, None);
+        }
+    }
+
+    fn finish_stop(&mut self) {
+        if self.meta.is_busy() {
+            return;
+        }
+        self.gate.fail_all("the node is stopping");
+        self.settle_gate();
+        self.close_all_sessions("the node is stopping");
+        self.role = Role::Ended { why: "stopped".to_owned() };
+        self.out.push_back(Output::Stopped);
+    }
+
+    pub(super) fn handle_segment_ready(&mut self, seq: u64, salt: u32) {
+        self.segments.ready(seq, salt);
+        self.offer_segment(seq, salt);
+    }
+
+    pub(super) fn handle_segment_failed(&mut self, seq: u64, error: &str) {
+        self.out.push_back(note(format!("segment {seq} could not be prepared: {error}")));
+        if matches!(self.role, Role::Leading(Leading { batch: Batch::Rolling | Batch::TermStart, .. })) {
+            self.tell_full(format!("segment {seq} could not be prepared: {error}"));
+        }
+    }
+
+    /// The application needs nothing below; standbys hold it back up to the limit.
+    pub(super) fn handle_trim(&mut self, below: Lsn) {
+        self.rules_trim(below.min(self.tail.flushed().lsn));
+    }
+
+    fn rules_trim(&mut self, below: Lsn) {
+        let farthest = Lsn(self.tail.end().lsn.0.saturating_sub(self.config.hold_bytes));
+        let held = self.slowest_standby().unwrap_or(self.tail.flushed().lsn).max(farthest);
+        let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
+        if let Some(at) = self.segments.trim(below, held)
+            && !pending
+        {
+            self.meta.change(|meta| {
+                meta.log_start = at;
+                meta.history.prune_below(at);
+            });
+            self.meta.then(AfterMeta::Started { at });
+        }
+    }
+
+    /// A standby that held a trim back may have moved on.
+    fn retry_trim(&mut self) {
+        if self.segments.trim_is_held() {
+            self.rules_trim(Lsn(0));
+        }
+    }
+}

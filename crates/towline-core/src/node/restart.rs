@@ -1,0 +1,210 @@
+//! A primary that was restarted: it takes a new term, asks who may be asked, fetches what it lacks, and leads only
+//! when rule 3 of SEMANTICS section 4 is met. Until then appends are refused as unavailable, `local` ones too.
+
+use super::following::{Source, SourceKind};
+use super::meta_keeper::AfterMeta;
+use super::{Event, FreezeReason, Node, Role};
+use crate::format::{Frame, LogEnd, Welcome};
+use crate::replication::single_leader::{Candidacy, next_term};
+use crate::types::{Lsn, NodeId, SessionId, Term, TermHistory};
+
+/// A restarted primary's way to leadership.
+#[derive(Debug)]
+pub(super) struct Restart {
+    candidacy: Candidacy,
+    /// The log end as it was before the new term, or after the tail was fetched.
+    end: LogEnd,
+    phase: Phase,
+    /// What the operator was last told.
+    told: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+enum Phase {
+    /// Its own adoption of the term is not durable yet.
+    Adopting,
+    Asking,
+    /// A standby is ahead: its tail comes first.
+    Fetching {
+        session: SessionId,
+        until: Option<Lsn>,
+    },
+    /// The term's start is on its way to the meta block.
+    Starting,
+}
+
+impl Node {
+    /// Takes a term above `seen` and above what it has adopted itself.
+    pub(super) fn begin_restart(&mut self, seen: Term) {
+        let end = self.log_end();
+        let adopted = self.meta.get().adopted;
+        let term = next_term(adopted.max(seen), self.config.node);
+        let synchronous =
+            if self.config.fresh || self.config.alone { (0, 0) } else { self.rules.synchronous() };
+        if self.config.alone && !self.config.fresh && self.rules.synchronous() != (0, 0) {
+            let why =
+                "leading alone: what only standbys hold, and acknowledged, may be cut from them".to_owned();
+            self.say(Event::Note { text: why });
+        }
+        let candidacy = Candidacy::new(term, self.meta.get().led, self.peers.len(), synchronous);
+        self.role = Role::Restarting(Restart { candidacy, end, phase: Phase::Adopting, told: String::new() });
+        self.freeze(FreezeReason::Unavailable("this primary has restarted and may not lead yet".into()));
+        // Rule 1 binds the node itself: adopted durably before it says a word in the term.
+        self.meta.change(|meta| meta.adopted = term);
+        self.meta.then(AfterMeta::AskForTerm);
+    }
+
+    /// Its own adoption is durable.
+    pub(super) fn ask_for_term(&mut self) {
+        let Role::Restarting(restart) = &mut self.role else { return };
+        if restart.phase == Phase::Adopting {
+            restart.phase = Phase::Asking;
+        }
+        self.maybe_start_term();
+        self.ask_all();
+    }
+
+    /// Asks a standby that has been greeted.
+    pub(super) fn ask(&mut self, session: SessionId) {
+        if let Role::Restarting(Restart { candidacy, end, phase: Phase::Asking, .. }) = &self.role {
+            let frame = Frame::Adopt { term: candidacy.term(), end: *end };
+            self.send_frame(session, frame);
+        }
+    }
+
+    /// A welcome may already say that this node must not lead.
+    pub(super) fn check_welcome_while_restarting(&mut self, welcome: &Welcome) -> bool {
+        let Role::Restarting(restart) = &self.role else { return true };
+        let claimed_here = self.meta.get().history.owner(Lsn(welcome.leader_flushed.0.saturating_sub(1)));
+        if welcome.leader_flushed > restart.end.flushed
+            && claimed_here.is_some_and(|term| term.node == self.config.node)
+        {
+            let own = restart.end.flushed;
+            self.halt(&format!(
+                "this node had reported {} as flushed, and its log now ends at {own}: it has lost durable data and must not lead; \
+                 start it as a standby of a node that has them",
+                welcome.leader_flushed
+            ));
+            return false;
+        }
+        if welcome.adopted > restart.candidacy.term() {
+            self.meet_higher_term(welcome.adopted);
+            return false;
+        }
+        true
+    }
+
+    fn meet_higher_term(&mut self, adopted: Term) {
+        if adopted.node == self.config.node {
+            // Its own, from a life that this directory does not remember: go above it.
+            self.close_peers("asking again in a higher term");
+            self.begin_restart(adopted);
+        } else {
+            self.step_down(&format!("term {adopted} of another node is out there"));
+        }
+    }
+
+    pub(super) fn adopted_while_restarting(&mut self, standby: NodeId, term: Term, previous: Term) {
+        let Role::Restarting(restart) = &mut self.role else { return };
+        if restart.candidacy.term() == term {
+            restart.candidacy.adopted_by(standby, previous);
+            self.maybe_start_term();
+        }
+    }
+
+    /// A standby is ahead, or has seen a higher term.
+    pub(super) fn not_adopted_while_restarting(
+        &mut self,
+        session: SessionId,
+        adopted: Term,
+        end: LogEnd,
+        history: TermHistory,
+    ) {
+        let Role::Restarting(restart) = &mut self.role else { return };
+        if adopted > restart.candidacy.term() {
+            self.meet_higher_term(adopted);
+            return;
+        }
+        if restart.phase != Phase::Asking || end <= restart.end {
+            return;
+        }
+        restart.phase = Phase::Fetching { session, until: None };
+        self.say(Event::Waiting {
+            why: format!("a standby's log is ahead ({}): fetching its tail first", end.flushed),
+        });
+        // Its history stands durably before a byte of its terms is written here.
+        self.follow_source(Source::new(session, SourceKind::Fetch, end.last_term, history), end.flushed);
+    }
+
+    /// The tail was sent up to `end`.
+    pub(super) fn handle_fetch_end(&mut self, session: SessionId, end: Lsn) {
+        if let Role::Restarting(Restart { phase: Phase::Fetching { session: from, until }, .. }) =
+            &mut self.role
+            && *from == session
+        {
+            *until = Some(end);
+        }
+    }
+
+    /// The fetched tail counts once it is flushed: then the comparison is made anew.
+    pub(super) fn settle_restart(&mut self) {
+        let Role::Restarting(Restart { phase: Phase::Fetching { until: Some(until), .. }, .. }) = &self.role
+        else {
+            return;
+        };
+        if self.tail.flushed().lsn < *until || !self.tail.is_flushed() {
+            return;
+        }
+        self.following.end_source();
+        let end = self.log_end();
+        if let Role::Restarting(restart) = &mut self.role {
+            restart.end = end;
+            restart.phase = Phase::Asking;
+        }
+        self.ask_all();
+    }
+
+    /// The session it fetched from is gone: ask again when there is another.
+    pub(super) fn fetch_session_ended(&mut self, session: SessionId) {
+        if let Role::Restarting(restart) = &mut self.role
+            && matches!(restart.phase, Phase::Fetching { session: from, .. } if from == session)
+        {
+            restart.phase = Phase::Asking;
+            self.following.end_source();
+            let end = self.log_end();
+            if let Role::Restarting(restart) = &mut self.role {
+                restart.end = end;
+            }
+        }
+    }
+
+    fn maybe_start_term(&mut self) {
+        let Role::Restarting(restart) = &mut self.role else { return };
+        if restart.phase != Phase::Asking {
+            return;
+        }
+        if !restart.candidacy.may_lead() {
+            let missing = restart.candidacy.missing();
+            if restart.told != missing {
+                restart.told.clone_from(&missing);
+                self.say(Event::Waiting { why: missing });
+            }
+            return;
+        }
+        restart.phase = Phase::Starting;
+        let term = restart.candidacy.term();
+        let start = self.tail.end().lsn;
+        let mut history = self.meta.get().history.clone();
+        history.drop_beyond(start);
+        match history.push(term, start) {
+            Ok(()) => {
+                self.meta.change(|meta| {
+                    meta.history = history;
+                    meta.led = Some(term);
+                });
+                self.meta.then(AfterMeta::Lead);
+            }
+            Err(refused) => self.halt(&refused.to_string()),
+        }
+    }
+}

@@ -1,0 +1,575 @@
+//! The sending side: sessions with the standbys that this node dials.
+//!
+//! ```text
+//!   down → dialing → greeted → known → (asked) → offered → shipping
+//! ```
+//! Each standby has one cursor. Bytes behind the cursor come from the arena while they are there and from segment
+//! files when they are not; the cursor passes from one to the other without a gap or a duplicate.
+
+use super::{Event, Node, Output, PeerStatus, Role, Source, note};
+use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
+use crate::replication::progress::{Report, ShipMode};
+use crate::replication::{Progress, ReportError};
+use crate::types::limits::MAX_SEND_BYTES;
+use crate::types::{Lsn, NodeId, PeerIndex, RegisteredStandby, SessionId, Span, Term, TermHistory};
+
+/// Protocol versions spoken here, oldest and newest.
+pub(super) const VERSIONS: (u16, u16) = (1, 1);
+/// A session ends after this many heartbeats of silence.
+pub(super) const SILENT_HEARTBEATS: u64 = 4;
+
+/// One configured standby.
+#[derive(Debug)]
+pub(super) struct Peer {
+    index: PeerIndex,
+    name: String,
+    link: Link,
+    attempts: u32,
+    node: Option<NodeId>,
+    applies: bool,
+    progress: Progress,
+    flight: Option<Span>,
+    told: (Lsn, Lsn, Lsn),
+    heard_ns: u64,
+    spoke_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Down { retry_ns: u64 },
+    Dialing,
+    Greeted(SessionId),
+    Known(SessionId),
+    Offered(SessionId),
+    Shipping(SessionId),
+}
+
+impl Peer {
+    pub(super) fn new(index: PeerIndex, name: String) -> Peer {
+        Peer {
+            index,
+            name,
+            link: Link::Down { retry_ns: 0 },
+            attempts: 0,
+            node: None,
+            applies: false,
+            progress: Progress::new(Term::default(), Lsn(0)),
+            flight: None,
+            told: (Lsn(0), Lsn(0), Lsn(0)),
+            heard_ns: 0,
+            spoke_ns: 0,
+        }
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        match self.link {
+            Link::Down { .. } | Link::Dialing => None,
+            Link::Greeted(session)
+            | Link::Known(session)
+            | Link::Offered(session)
+            | Link::Shipping(session) => Some(session),
+        }
+    }
+
+    /// What the arena must keep for it: nothing when it reads from segments.
+    fn arena_floor(&self) -> Option<Lsn> {
+        match (self.link, self.progress.mode()) {
+            (Link::Shipping(_), ShipMode::Live) => {
+                Some(self.flight.map_or(self.progress.sent(), |flight| flight.start))
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn status(&self, end: Lsn) -> PeerStatus {
+        let state = match (self.link, self.progress.mode()) {
+            (Link::Down { .. }, _) => "down",
+            (Link::Shipping(_), ShipMode::Live) => "streaming",
+            (Link::Shipping(_), _) => "catching up",
+            _ => "connecting",
+        };
+        PeerStatus {
+            peer: self.index,
+            name: self.name.clone(),
+            node: self.node,
+            state: state.to_owned(),
+            sent: self.progress.sent(),
+            watermarks: *self.progress.watermarks(),
+            lag_bytes: end.bytes_since(self.progress.flushed_high()),
+            excluded: self.progress.is_excluded(),
+        }
+    }
+}
+
+impl Node {
+    fn peer_of(&self, session: SessionId) -> Option<usize> {
+        self.peers.iter().position(|peer| peer.session() == Some(session))
+    }
+
+    /// A leader ships, a restarted primary asks, and a standby with an upstream relays to its own standbys.
+    fn dials(&self) -> bool {
+        match self.role {
+            Role::Restarting(_) | Role::Leading(_) => !self.stopping,
+            Role::Standby => self.following.has_source() && !self.stopping,
+            Role::Ended { .. } => false,
+        }
+    }
+
+    pub(super) fn tick_peers(&mut self) {
+        let dials = self.dials();
+        let (now, heartbeat, term) = (self.now_ns, self.config.heartbeat_ns, self.meta.get().adopted);
+        for peer in &mut self.peers {
+            match peer.session() {
+                None if dials && matches!(peer.link, Link::Down { retry_ns } if retry_ns <= now) => {
+                    peer.link = Link::Dialing;
+                    self.out.push_back(Output::Dial { peer: peer.index });
+                }
+                Some(session) if now.saturating_sub(peer.heard_ns) > SILENT_HEARTBEATS * heartbeat => {
+                    let why =
+                        format!("standby '{}' has been silent for {SILENT_HEARTBEATS} heartbeats", peer.name);
+                    // Said once: the driver answers with `Disconnected`.
+                    peer.heard_ns = now;
+                    self.out.push_back(Output::Close { session, why });
+                }
+                Some(session) if now.saturating_sub(peer.spoke_ns) >= heartbeat => {
+                    peer.spoke_ns = now;
+                    self.out.push_back(Output::Frame { session, frame: Frame::Heartbeat { term } });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn peers_deadline_ns(&self) -> Option<u64> {
+        let dials = self.dials();
+        self.peers
+            .iter()
+            .filter_map(|peer| match peer.link {
+                Link::Down { retry_ns } => dials.then_some(retry_ns),
+                Link::Dialing => None,
+                _ => Some(peer.spoke_ns + self.config.heartbeat_ns),
+            })
+            .min()
+    }
+
+    pub(super) fn send_frame(&mut self, session: SessionId, frame: Frame) {
+        if let Some(index) = self.peer_of(session) {
+            self.peers[index].spoke_ns = self.now_ns;
+        }
+        self.out.push_back(Output::Frame { session, frame });
+    }
+
+    pub(super) fn handle_connected(&mut self, peer: PeerIndex, session: SessionId, nonce: u64) {
+        let now = self.now_ns;
+        let Some(peer) = self.peers.get_mut(usize::from(peer.0)) else { return };
+        peer.link = Link::Greeted(session);
+        (peer.heard_ns, peer.spoke_ns, peer.flight) = (now, now, None);
+        let hello = Hello {
+            versions: VERSIONS,
+            role: HelloRole::Upstream,
+            shard: self.config.shard,
+            log: self.config.log,
+            geometry: self.config.geometry,
+            node: self.config.node,
+            name: self.config.name.clone(),
+            nonce,
+            adopted: self.meta.get().adopted,
+            end: self.log_end(),
+        };
+        self.out.push_back(Output::Frame { session, frame: Frame::Hello(hello) });
+    }
+
+    pub(super) fn handle_dial_failed(&mut self, peer: PeerIndex, _error: &str, jitter: u64) {
+        self.back_off(usize::from(peer.0), jitter);
+    }
+
+    pub(super) fn handle_disconnected(&mut self, session: SessionId, error: &str, jitter: u64) {
+        self.fetch_session_ended(session);
+        self.following_session_ended(session);
+        let Some(index) = self.peer_of(session) else { return };
+        let peer = &mut self.peers[index];
+        let (place, shipped) = (peer.index, matches!(peer.link, Link::Shipping(_)));
+        peer.progress.end_session(session);
+        peer.flight = None;
+        if shipped {
+            self.gate.set_live(place, false);
+            self.say(Event::StandbyLost { peer: place, why: error.to_owned() });
+        }
+        self.back_off(index, jitter);
+    }
+
+    /// Exponential backoff with full jitter: after a storm the dials of many nodes are spread, not in step.
+    fn back_off(&mut self, index: usize, jitter: u64) {
+        let (first, last) = self.config.backoff_ns;
+        let now = self.now_ns;
+        let Some(peer) = self.peers.get_mut(index) else { return };
+        let ceiling = first.saturating_mul(1 << peer.attempts.min(20)).clamp(1, last.max(1));
+        peer.attempts += 1;
+        peer.link = Link::Down { retry_ns: now + first / 4 + jitter % ceiling };
+    }
+
+    pub(super) fn handle_frame(&mut self, session: SessionId, frame: Frame) {
+        let Some(index) = self.peer_of(session) else {
+            self.handle_upstream_frame(session, frame);
+            return;
+        };
+        self.peers[index].heard_ns = self.now_ns;
+        match frame {
+            Frame::Welcome(welcome) => self.handle_welcome(index, session, welcome),
+            Frame::Refused { code, message } => self.handle_refused(index, session, code, &message),
+            Frame::Adopted { term, previous, .. } => self.handle_adopted(index, session, term, previous),
+            Frame::NotAdopted { adopted, end, history } => {
+                self.handle_not_adopted(session, adopted, end, history)
+            }
+            Frame::Ready { from, .. } => self.handle_ready(index, session, from),
+            Frame::Report { term, watermarks, credit, failing } => {
+                self.handle_report(index, session, Report { term, watermarks, credit, failing });
+            }
+            Frame::Segment { seq, salt, .. } => self.handle_segment(seq, salt),
+            Frame::FetchEnd { end } => self.handle_fetch_end(session, end),
+            Frame::Heartbeat { .. } => {}
+            _ => self.close(session, "an unexpected frame from a standby"),
+        }
+    }
+
+    pub(super) fn close(&mut self, session: SessionId, why: &str) {
+        self.out.push_back(Output::Close { session, why: why.to_owned() });
+    }
+
+    fn handle_welcome(&mut self, index: usize, session: SessionId, welcome: Welcome) {
+        if !welcome.log.is_unset() && welcome.log != self.config.log {
+            let why = format!("standby '{}' holds another log ({})", self.peers[index].name, welcome.log);
+            self.out.push_back(note(why.clone()));
+            self.close(session, &why);
+            return;
+        }
+        if let Err(refused) = self.gate.identify(self.peers[index].index, welcome.node) {
+            self.out.push_back(note(refused.to_string()));
+            self.close(session, &refused.to_string());
+            return;
+        }
+        let peer = &mut self.peers[index];
+        peer.node = Some(welcome.node);
+        peer.applies = welcome.applies;
+        peer.link = Link::Known(session);
+        if !self.check_welcome_while_restarting(&welcome) {
+            return;
+        }
+        let own = self.meta.get().adopted;
+        match self.role {
+            Role::Restarting(_) => self.ask(session),
+            _ if welcome.adopted > own => {
+                self.step_down(&format!("standby has adopted term {}, above {own}", welcome.adopted));
+                self.close(session, "the standby has adopted a higher term");
+            }
+            _ if welcome.adopted < own => {
+                let frame = Frame::Adopt { term: own, end: self.log_end() };
+                self.send_frame(session, frame);
+            }
+            _ => self.offer(index, session),
+        }
+    }
+
+    pub(super) fn ask_all(&mut self) {
+        let known: Vec<SessionId> = self
+            .peers
+            .iter()
+            .filter_map(|peer| if let Link::Known(session) = peer.link { Some(session) } else { None })
+            .collect();
+        known.into_iter().for_each(|session| self.ask(session));
+    }
+
+    fn handle_refused(&mut self, index: usize, session: SessionId, code: RefusalCode, message: &str) {
+        let peer = self.peers[index].index;
+        let why = message.to_owned();
+        let event = match code {
+            RefusalCode::Resync => Event::StandbyMustResync { peer, why },
+            _ => Event::StandbyLost { peer, why },
+        };
+        self.say(event);
+        self.close(session, message);
+    }
+
+    fn handle_adopted(&mut self, index: usize, session: SessionId, term: Term, previous: Term) {
+        let Some(standby) = self.peers[index].node else { return };
+        if term != self.meta.get().adopted {
+            return;
+        }
+        self.adopted_while_restarting(standby, term, previous);
+        if !matches!(self.role, Role::Restarting(_)) {
+            self.offer(index, session);
+        }
+    }
+
+    fn handle_not_adopted(&mut self, session: SessionId, adopted: Term, end: LogEnd, history: TermHistory) {
+        let own = self.meta.get().adopted;
+        match self.role {
+            Role::Restarting(_) => self.not_adopted_while_restarting(session, adopted, end, history),
+            Role::Leading(_) if adopted > own => {
+                self.step_down(&format!("a standby has adopted term {adopted}, above {own}"));
+            }
+            // A relay is behind the standby it feeds: it tries again when it has caught up.
+            _ => self.close(session, "the standby's log is ahead of this node's"),
+        }
+    }
+
+    /// Leadership began: every greeted standby is asked to adopt it or offered the log.
+    pub(super) fn begin_shipping(&mut self, term: Term, start: Lsn) {
+        let frame = Frame::Adopt { term, end: self.log_end() };
+        for index in 0..self.peers.len() {
+            self.peers[index].progress = Progress::new(term, start);
+            if let Link::Known(session) = self.peers[index].link {
+                // One that adopted before is simply told again, and answers that it has.
+                self.send_frame(session, frame.clone());
+            }
+        }
+    }
+
+    fn offer(&mut self, index: usize, session: SessionId) {
+        let (term, start) = match &self.role {
+            Role::Leading(leading) => (leading.term, leading.start),
+            // A relay's standby counts for nobody.
+            _ => (self.meta.get().adopted, Lsn(0)),
+        };
+        let Some(node) = self.peers[index].node else { return };
+        if !matches!(self.peers[index].link, Link::Known(_)) {
+            return;
+        }
+        let leads = self.is_leading();
+        let peer = &mut self.peers[index];
+        if !leads {
+            peer.progress = Progress::new(term, start);
+        }
+        peer.progress.begin_session(session, node);
+        peer.link = Link::Offered(session);
+        let frame = Frame::Stream {
+            term,
+            history: self.meta.get().history.clone(),
+            log_start: self.segments.log_start(),
+            log_end: self.tail.end().lsn,
+        };
+        self.send_frame(session, frame);
+    }
+
+    fn handle_ready(&mut self, index: usize, session: SessionId, from: Lsn) {
+        if self.peers[index].link != Link::Offered(session) {
+            return;
+        }
+        let peer = self.peers[index].index;
+        if from < self.segments.log_start() || from > self.tail.end().lsn {
+            let message = format!(
+                "the standby is at {from}, this log spans {} to {}: it must be made anew from a snapshot",
+                self.segments.log_start(),
+                self.tail.end().lsn
+            );
+            self.say(Event::StandbyMustResync { peer, why: message.clone() });
+            self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
+            self.close(session, &message);
+            return;
+        }
+        if let Err(ReportError::LostDurableData { reported, now }) = self.peers[index].progress.ready(from) {
+            self.exclude(index, reported, now);
+            // It is shipped to all the same: it heals as a copy, and counts again only when made anew.
+            self.restart_progress(index, session, from);
+        }
+        self.peers[index].link = Link::Shipping(session);
+        self.peers[index].attempts = 0;
+        self.peers[index].told = (Lsn(0), Lsn(0), Lsn(0));
+        let node = self.peers[index].node.unwrap_or_default();
+        self.register_standby(index, from);
+        let next = self.segments.stored_from(from, self.tail.end().lsn, 0).start;
+        let salts: Vec<(u64, u32)> = self.segments.from(next).collect();
+        for (seq, salt) in salts {
+            self.send_frame(session, Frame::Segment { seq, salt, incarnation: 0 });
+        }
+        self.say(Event::StandbyConnected { peer, node, from });
+    }
+
+    fn restart_progress(&mut self, index: usize, session: SessionId, from: Lsn) {
+        let (term, start) = match &self.role {
+            Role::Leading(leading) => (leading.term, leading.start),
+            _ => (self.meta.get().adopted, Lsn(0)),
+        };
+        let node = self.peers[index].node.unwrap_or_default();
+        let mut progress = Progress::new(term, start);
+        progress.begin_session(session, node);
+        // A clean sheet has nothing above `from` to lose.
+        if let Err(refused) = progress.ready(from) {
+            self.out.push_back(note(refused.to_string()));
+        }
+        self.peers[index].progress = progress;
+    }
+
+    fn exclude(&mut self, index: usize, reported: Lsn, now: Lsn) {
+        let peer = self.peers[index].index;
+        self.gate.exclude(peer);
+        self.say(Event::StandbyExcluded { peer, reported, now });
+    }
+
+    fn handle_report(&mut self, index: usize, session: SessionId, report: Report) {
+        let place = self.peers[index].index;
+        match self.peers[index].progress.apply_report(session, &report) {
+            Ok(effect) => {
+                if effect.advanced && self.is_leading() {
+                    self.gate.report(place, &effect.counts);
+                    self.register_standby(index, report.watermarks.flushed.lsn);
+                }
+            }
+            Err(ReportError::OtherSession | ReportError::StaleTerm { .. }) => {}
+            Err(ReportError::HigherTerm { term, .. }) => {
+                self.step_down(&format!("a standby reports in term {term}"))
+            }
+            Err(ReportError::LostDurableData { reported, now }) => {
+                self.exclude(index, reported, now);
+                self.close(session, "the standby has lost durable data");
+            }
+            Err(refused) => self.close(session, &refused.to_string()),
+        }
+    }
+
+    /// Retention is held back for it, durably, to the granularity of a segment.
+    fn register_standby(&mut self, index: usize, flushed: Lsn) {
+        let Some(node) = self.peers[index].node else { return };
+        let geometry = self.config.geometry;
+        let name = self.peers[index].name.clone();
+        let known = self.meta.get().standbys.iter().find(|standby| standby.name == name);
+        let same_segment = known.is_some_and(|known| {
+            known.node == node && geometry.segment_of(known.flushed) == geometry.segment_of(flushed)
+        });
+        if same_segment || !self.is_leading() {
+            return;
+        }
+        self.meta.change(|meta| {
+            meta.standbys.retain(|standby| standby.name != name);
+            meta.standbys.push(RegisteredStandby { node, name, flushed });
+        });
+    }
+
+    /// What a trim must leave: the least flushed of the registered standbys that are still configured.
+    pub(super) fn slowest_standby(&self) -> Option<Lsn> {
+        let registered = &self.meta.get().standbys;
+        self.peers
+            .iter()
+            .filter_map(|peer| {
+                let registered = registered.iter().find(|standby| standby.name == peer.name)?;
+                Some(registered.flushed.max(peer.progress.flushed_high()))
+            })
+            .min()
+    }
+
+    /// A new segment's salt goes ahead of its first batch.
+    pub(super) fn offer_segment(&mut self, seq: u64, salt: u32) {
+        let shipping: Vec<SessionId> = self
+            .peers
+            .iter()
+            .filter_map(|peer| if let Link::Shipping(session) = peer.link { Some(session) } else { None })
+            .collect();
+        for session in shipping {
+            self.send_frame(session, Frame::Segment { seq, salt, incarnation: 0 });
+        }
+    }
+
+    pub(super) fn handle_sent(&mut self, session: SessionId, span: Span) {
+        match self.peer_of(session) {
+            Some(index) if self.peers[index].flight == Some(span) => self.peers[index].flight = None,
+            Some(_) => {}
+            None => self.fetch_sent(session, span),
+        }
+    }
+
+    pub(super) fn settle_shipping(&mut self) {
+        for index in 0..self.peers.len() {
+            if let Link::Shipping(session) = self.peers[index].link {
+                self.maybe_send(index, session);
+                self.maybe_tell_progress(index, session);
+            }
+        }
+    }
+
+    fn maybe_send(&mut self, index: usize, session: SessionId) {
+        let peer = &self.peers[index];
+        if peer.flight.is_some() {
+            return;
+        }
+        let (at, credit, end) = (peer.progress.sent(), peer.progress.credit(), self.tail.end().lsn);
+        if at < self.segments.log_start() {
+            let message =
+                format!("the standby is at {at}, and the log starts at {}", self.segments.log_start());
+            self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
+            self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
+            self.close(session, &message);
+            self.peers[index].link = Link::Known(session);
+            return;
+        }
+        let from_arena = at >= self.released;
+        let reach = if from_arena { end } else { self.tail.flushed().lsn };
+        let span = self.segments.stored_from(at, reach.min(credit), MAX_SEND_BYTES);
+        self.set_ship_mode(index, from_arena);
+        if span.is_empty() {
+            return;
+        }
+        let source = if from_arena { Source::Arena } else { Source::Segments };
+        self.out.push_back(Output::Send { session, span, source });
+        let peer = &mut self.peers[index];
+        peer.flight = Some(span);
+        peer.spoke_ns = self.now_ns;
+        // What lies behind a roll is not shipped, but the standby's log goes on behind it.
+        peer.progress.record_sent(self.segments.log_end_of(span));
+    }
+
+    fn set_ship_mode(&mut self, index: usize, from_arena: bool) {
+        let peer = &mut self.peers[index];
+        let place = peer.index;
+        match (peer.progress.mode(), from_arena) {
+            (ShipMode::CatchUp | ShipMode::Idle, true) => {
+                peer.progress.set_mode(ShipMode::Live);
+                // Once streaming, a standby stays a candidate until its session ends, as in PostgreSQL.
+                self.gate.set_live(place, true);
+                self.say(Event::StandbyStreaming { peer: place });
+            }
+            (ShipMode::Live, false) => {
+                peer.progress.set_mode(ShipMode::CatchUp);
+                self.say(Event::StandbyCatchingUp { peer: place });
+            }
+            _ => {}
+        }
+    }
+
+    /// A standby that applies hears at once how far the leader has flushed and what is safe; others with the
+    /// heartbeat.
+    fn maybe_tell_progress(&mut self, index: usize, session: SessionId) {
+        let (flushed, safe) = match self.role {
+            Role::Leading(_) => (self.tail.flushed().lsn, self.safe_flushed()),
+            _ => (self.following.leader_flushed(), self.following.leader_safe()),
+        };
+        let log_start = self.segments.log_start();
+        let now = (flushed, safe, log_start);
+        let peer = &mut self.peers[index];
+        let due = peer.applies || peer.told.2 != log_start;
+        if peer.told != now && due {
+            peer.told = now;
+            self.send_frame(session, Frame::Progress { flushed, safe, log_start });
+        }
+    }
+
+    /// What live standbys still need of the arena.
+    pub(super) fn ship_floor(&self) -> Option<Lsn> {
+        self.peers.iter().filter_map(Peer::arena_floor).min()
+    }
+
+    pub(super) fn close_peers(&mut self, why: &str) {
+        let open: Vec<SessionId> = self.peers.iter().filter_map(Peer::session).collect();
+        open.into_iter().for_each(|session| self.close(session, why));
+        for index in 0..self.peers.len() {
+            if let Some(session) = self.peers[index].session() {
+                self.peers[index].link = Link::Known(session);
+            }
+            self.gate.set_live(self.peers[index].index, false);
+        }
+    }
+
+    pub(super) fn close_all_sessions(&mut self, why: &str) {
+        self.close_peers(why);
+        self.close_guests(why);
+    }
+}

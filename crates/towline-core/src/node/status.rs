@@ -1,0 +1,108 @@
+//! What a node tells about itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Node, Role};
+use crate::replication::GateStatus;
+use crate::types::{Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, Term};
+
+/// A node's role, in a word.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleStatus {
+    /// Follows.
+    Standby,
+    /// A primary that may not lead yet.
+    Restarting,
+    /// Leads in this term.
+    Primary(Term),
+    /// Writes nothing any more.
+    Ended(String),
+}
+
+/// Positions that change with every batch; cheap to take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeWatermarks {
+    /// Where the log starts.
+    pub log_start: Lsn,
+    /// The end of the last batch.
+    pub end: Position,
+    /// Flushed without a gap.
+    pub flushed: Position,
+    /// What the rule has made safe at the flushed stage, as far as this node knows.
+    pub safe: Lsn,
+    /// Applied here.
+    pub applied: Lsn,
+    /// Arena bytes below are given back.
+    pub released: Lsn,
+}
+
+/// A standby, from the sending side.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its place in the configuration.
+    pub peer: PeerIndex,
+    /// Its name.
+    pub name: String,
+    /// Its node id, once known.
+    pub node: Option<NodeId>,
+    /// `down`, `connecting`, `catching up` or `streaming`.
+    pub state: String,
+    /// Shipped up to here.
+    pub sent: Lsn,
+    /// As last reported.
+    pub watermarks: StandbyWatermarks,
+    /// Bytes between the log's end and its flushed watermark.
+    pub lag_bytes: u64,
+    /// It lost durable data, and does not count.
+    pub excluded: bool,
+}
+
+/// Everything, for people and metrics.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The role.
+    pub role: RoleStatus,
+    /// The highest term adopted.
+    pub adopted: Term,
+    /// The watermarks.
+    pub watermarks: NodeWatermarks,
+    /// The commit gate.
+    pub gate: GateStatus,
+    /// The standbys it ships to.
+    pub standbys: Vec<PeerStatus>,
+    /// Upstream session open.
+    pub follows: bool,
+}
+
+impl Node {
+    /// The positions that change with every batch.
+    pub fn watermarks(&self) -> NodeWatermarks {
+        NodeWatermarks {
+            log_start: self.segments.log_start(),
+            end: self.tail.end(),
+            flushed: self.tail.flushed(),
+            safe: self.safe_flushed(),
+            applied: self.following.applied(),
+            released: self.released,
+        }
+    }
+
+    /// Everything. Allocates: for people and metrics, not for each turn.
+    pub fn status(&self) -> NodeStatus {
+        let end = self.tail.end().lsn;
+        NodeStatus {
+            role: match &self.role {
+                Role::Standby => RoleStatus::Standby,
+                Role::Restarting(_) => RoleStatus::Restarting,
+                Role::Leading(leading) => RoleStatus::Primary(leading.term),
+                Role::Ended { why } => RoleStatus::Ended(why.clone()),
+            },
+            adopted: self.meta.get().adopted,
+            watermarks: self.watermarks(),
+            gate: self.gate.status(),
+            standbys: self.peers.iter().map(|peer| peer.status(end)).collect(),
+            follows: self.following.has_source(),
+        }
+    }
+}
