@@ -509,7 +509,7 @@ impl Node {
         session: SessionId,
         header: &BatchHeader,
         hash: u64,
-        rule: Option<(u64, String)>,
+        rules: Vec<(u64, String)>,
     ) {
         let now = self.now_ns;
         if let Some(guest) = self.following.guest(session) {
@@ -546,7 +546,7 @@ impl Node {
         if header.kind == BatchKind::Roll {
             self.segments.rolled(header.stored().end);
         }
-        if let Some((version, rule)) = rule {
+        for (version, rule) in rules {
             self.rules.received(version, rule);
         }
         self.following.leader_flushed = self.following.leader_flushed.max(header.durable_before);

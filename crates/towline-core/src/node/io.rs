@@ -158,8 +158,8 @@ pub enum Input {
         header: BatchHeader,
         /// Hash of the encoded header.
         hash: u64,
-        /// A rule record in it: its version, the rule in its written form.
-        rule: Option<(u64, String)>,
+        /// Rule records in it, in order: version, the rule in its written form.
+        rules: Vec<(u64, String)>,
     },
     /// A send has left the arena (or the read buffer); the bytes may be reused as far as this session goes.
     Sent {

@@ -70,12 +70,13 @@ impl RuleBook {
         }
     }
 
-    /// Smallest and largest k of the rules that may be in force.
+    /// Smallest and largest k of the rules that may be in force; (0, 0) without one. Having had no rule promised
+    /// nothing, so it asks for nothing.
     pub(super) fn synchronous(&self) -> (usize, usize) {
-        let k = |rule: &str| SyncRule::parse(rule).ok().flatten().map_or(0, |rule| usize::from(rule.k));
-        let first = k(&self.in_force.1);
-        let second = self.pending.as_ref().map_or(first, |pending| k(&pending.1));
-        (first.min(second), first.max(second))
+        let k = |rule: &String| SyncRule::parse(rule).ok().flatten().map(|rule| usize::from(rule.k));
+        let rules = [k(&self.in_force.1), self.pending.as_ref().and_then(|pending| k(&pending.1))];
+        let ks = || rules.iter().flatten().copied();
+        (ks().min().unwrap_or(0), ks().max().unwrap_or(0))
     }
 
     fn preamble(&self) -> Vec<(u64, String)> {

@@ -156,8 +156,8 @@ impl Node {
                 self.handle_disconnected(session, &error, jitter)
             }
             Input::Frame { session, frame } => self.handle_frame(session, frame),
-            Input::Received { session, header, hash, rule } => {
-                self.handle_received(session, &header, hash, rule)
+            Input::Received { session, header, hash, rules } => {
+                self.handle_received(session, &header, hash, rules);
             }
             Input::Sent { session, span } => self.handle_sent(session, span),
             Input::Applied { position } => self.handle_applied(position),
