@@ -244,6 +244,7 @@ impl Ring {
 
     fn enter(&mut self, queued: u32, flags: EnterFlags, wait: Option<Duration>) -> Result<(), RingError> {
         self.stats.enters += 1;
+        self.stats.submitting += u64::from(queued > 0);
         let submitter = self.uring.submitter();
         let result = match wait {
             // SAFETY: no argument is passed; what the queued entries point to is kept as `push` says.
@@ -320,6 +321,8 @@ pub enum Wait {
 pub struct RingStats {
     /// Calls of io_uring_enter, of every kind.
     pub enters: u64,
+    /// Those of them that submitted something.
+    pub submitting: u64,
     /// Those of them that were allowed to sleep.
     pub waits: u64,
     /// Submission entries.

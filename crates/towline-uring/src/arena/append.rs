@@ -152,6 +152,16 @@ impl Shared {
         unsafe { std::slice::from_raw_parts_mut(self.map.ptr(position), len) }
     }
 
+    /// # Safety
+    /// Nobody writes to the span `[position, position + len)` for as long as the slice lives; `len` is at
+    /// most the arena's size.
+    #[inline]
+    pub(super) unsafe fn slice(&self, position: u64, len: usize) -> &[u8] {
+        debug_assert!(len as u64 <= self.map.size());
+        // SAFETY: as in `slice_mut`; that nobody writes is the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.map.ptr(position), len) }
+    }
+
     #[cold]
     fn closed_reason(&self) -> ReserveError {
         if self.frozen.load(Ordering::Acquire) { ReserveError::Frozen } else { ReserveError::Closed }

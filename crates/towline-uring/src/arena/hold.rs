@@ -127,8 +127,9 @@ impl Deref for FillGuard<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the guard's WRITING word gives the span to it alone until it is dropped.
-        unsafe { self.held.shared.slice_mut(self.held.position, self.held.len) }
+        // SAFETY: the guard's WRITING word gives the span to it alone until it is dropped, and writing
+        // needs `&mut self`.
+        unsafe { self.held.shared.slice(self.held.position, self.held.len) }
     }
 }
 

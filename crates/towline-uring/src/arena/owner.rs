@@ -123,7 +123,7 @@ impl ArenaOwner {
             return Err(ArenaError::Busy);
         }
         let epoch = (self.epoch + 1) % EPOCHS;
-        let limit = limit.min(self.floor + self.size());
+        let limit = self.within_reach(limit);
         // Counter and limit first: the cursor's release publishes both to whoever reserves.
         self.shared.committed[epoch].store(0, Ordering::Relaxed);
         self.shared.limit.store(limit, Ordering::Release);
@@ -174,7 +174,7 @@ impl ArenaOwner {
             return Err(ArenaError::Frozen);
         }
         let epoch = (self.epoch + 1) % EPOCHS;
-        let limit = limit.min(self.floor + self.size()).max(self.limit());
+        let limit = self.within_reach(limit).max(self.limit());
         self.shared.committed[epoch].store(0, Ordering::Relaxed);
         let mut seen = self.shared.cursor.load(Ordering::Acquire);
         let (end, start, first) = loop {
@@ -212,7 +212,7 @@ impl ArenaOwner {
     /// Raises the limit of reservations, up to floor + size; returns the limit in force. A lower limit
     /// than the present one is ignored while a batch is open.
     pub fn set_limit(&mut self, limit: u64) -> u64 {
-        let limit = limit.min(self.floor + self.size());
+        let limit = self.within_reach(limit);
         let now = self.limit();
         if limit <= now {
             return now;
@@ -264,7 +264,7 @@ impl ArenaOwner {
         let len = (range.end - range.start) as usize;
         // SAFETY: the range is in the arena, held by no producer and filled by no operation; every way
         // to change that needs `&mut self`, which the returned borrow excludes.
-        Some(unsafe { std::slice::from_raw_parts(self.shared.map.ptr(range.start), len) })
+        Some(unsafe { self.shared.slice(range.start, len) })
     }
 
     /// Write access to a range in `[published, floor + size)`, for headers, padding and moved bytes;
@@ -376,6 +376,12 @@ impl ArenaOwner {
     }
 
     // ---- helpers ----
+
+    /// A position past one arena would overwrite what is not released; one past the last position would
+    /// spill into the cursor's generation.
+    fn within_reach(&self, limit: u64) -> u64 {
+        limit.min(self.floor + self.size()).min(MAX_POSITION - 8)
+    }
 
     fn may_read(&self, range: &Range<u64>) -> bool {
         self.is_inside(range)

@@ -52,9 +52,7 @@ impl ArenaReader {
             let len = (range.end - range.start) as usize;
             // SAFETY: the range is published and announced, so that nobody writes to it until the
             // announcement is withdrawn below; publication made its bytes visible (acquire above).
-            out.extend_from_slice(unsafe {
-                std::slice::from_raw_parts(self.shared.map.ptr(range.start), len)
-            });
+            out.extend_from_slice(unsafe { self.shared.slice(range.start, len) });
         }
         slot.start.store(IDLE, Ordering::Release);
         if here { Ok(()) } else { Err(Gone) }
