@@ -5,7 +5,7 @@ use crate::knee;
 use crate::schema::{Check, Report, Window};
 use crate::units;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, LineStyle, Table};
 
 /// Prints [`format_tables`] to standard output.
 pub fn print_tables(report: &Report) {
@@ -243,7 +243,9 @@ fn quantiles(row: &Row<'_>) -> [String; 5] {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
+        .set_content_arrangement(ContentArrangement::Dynamic);
     let align = |index: usize| if index == 0 { CellAlignment::Left } else { CellAlignment::Right };
     table.set_header(
         header.iter().enumerate().map(|(index, name)| Cell::new(name).set_alignment(align(index))),
@@ -272,8 +274,8 @@ mod tests {
             "32 clients",
             "Replay of PostgreSQL WAL",
             "Window sweep · loopback",
-            "Window sweep · 5 ms link",
-            "knee at 5 ms link",
+            "Window sweep · 5\u{a0}ms link",
+            "knee at 5\u{a0}ms link",
             "What it must reach",
             "Indicative",
         ] {

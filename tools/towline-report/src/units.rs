@@ -1,13 +1,14 @@
-//! Numbers for people: few digits, one unit per column, thousands apart.
+//! Numbers for people: few digits, one unit per column, thousands apart, no line break before a unit.
 
 /// A duration with its unit: `98.4 µs`, `5.12 ms`.
 pub(crate) fn duration(ns: f64) -> String {
     match ns {
         _ if !ns.is_finite() => "–".into(),
-        _ if ns < 999.5 => format!("{} ns", digits(ns)),
-        _ if ns < 999_500.0 => format!("{} µs", digits(ns / 1e3)),
-        _ if ns < 999_500_000.0 => format!("{} ms", digits(ns / 1e6)),
-        _ => format!("{} s", digits(ns / 1e9)),
+        _ if ns == 0.0 => "0".into(),
+        _ if ns < 999.5 => format!("{}\u{a0}ns", digits(ns)),
+        _ if ns < 999_500.0 => format!("{}\u{a0}µs", digits(ns / 1e3)),
+        _ if ns < 999_500_000.0 => format!("{}\u{a0}ms", digits(ns / 1e6)),
+        _ => format!("{}\u{a0}s", digits(ns / 1e9)),
     }
 }
 
@@ -32,8 +33,8 @@ pub(crate) fn short_count(count: f64) -> String {
     match count {
         _ if !count.is_finite() => "–".into(),
         _ if count < 999.5 => digits(count),
-        _ if count < 999_500.0 => format!("{} k", digits(count / 1e3)),
-        _ => format!("{} million", digits(count / 1e6)),
+        _ if count < 999_500.0 => format!("{}\u{a0}k", digits(count / 1e3)),
+        _ => format!("{}\u{a0}million", digits(count / 1e6)),
     }
 }
 
@@ -42,10 +43,10 @@ pub(crate) fn bytes(count: f64) -> String {
     match count {
         _ if count.is_infinite() => "∞".into(),
         _ if !count.is_finite() => "–".into(),
-        _ if count < 1024.0 => format!("{} B", grouped(count)),
-        _ if count < 1024.0 * 1024.0 => format!("{} KiB", digits(count / 1024.0)),
-        _ if count < 1024.0 * 1024.0 * 1024.0 => format!("{} MiB", digits(count / 1048576.0)),
-        _ => format!("{} GiB", digits(count / 1073741824.0)),
+        _ if count < 1024.0 => format!("{}\u{a0}B", grouped(count)),
+        _ if count < 1024.0 * 1024.0 => format!("{}\u{a0}KiB", digits(count / 1024.0)),
+        _ if count < 1024.0 * 1024.0 * 1024.0 => format!("{}\u{a0}MiB", digits(count / 1048576.0)),
+        _ => format!("{}\u{a0}GiB", digits(count / 1073741824.0)),
     }
 }
 
@@ -53,10 +54,10 @@ pub(crate) fn bytes(count: f64) -> String {
 pub(crate) fn bandwidth(bytes_per_s: f64) -> String {
     match bytes_per_s {
         _ if !bytes_per_s.is_finite() => "–".into(),
-        _ if bytes_per_s < 999.5 => format!("{} B/s", digits(bytes_per_s)),
-        _ if bytes_per_s < 999.5e3 => format!("{} kB/s", digits(bytes_per_s / 1e3)),
-        _ if bytes_per_s < 999.5e6 => format!("{} MB/s", digits(bytes_per_s / 1e6)),
-        _ => format!("{} GB/s", digits(bytes_per_s / 1e9)),
+        _ if bytes_per_s < 999.5 => format!("{}\u{a0}B/s", digits(bytes_per_s)),
+        _ if bytes_per_s < 999.5e3 => format!("{}\u{a0}kB/s", digits(bytes_per_s / 1e3)),
+        _ if bytes_per_s < 999.5e6 => format!("{}\u{a0}MB/s", digits(bytes_per_s / 1e6)),
+        _ => format!("{}\u{a0}GB/s", digits(bytes_per_s / 1e9)),
     }
 }
 
@@ -101,20 +102,21 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!(duration(98_400.0), "98.4 µs");
-        assert_eq!(duration(5_120_000.0), "5.12 ms");
-        assert_eq!(duration(999_600.0), "1 ms");
-        assert_eq!(duration(213.0), "213 ns");
+        assert_eq!(duration(98_400.0), "98.4\u{a0}µs");
+        assert_eq!(duration(5_120_000.0), "5.12\u{a0}ms");
+        assert_eq!(duration(999_600.0), "1\u{a0}ms");
+        assert_eq!(duration(0.0), "0");
+        assert_eq!(duration(213.0), "213\u{a0}ns");
         assert_eq!(micros(213.0), "0.21");
         assert_eq!(micros(98_432.0), "98.4");
         assert_eq!(micros(5_120_400.0), "5,120");
-        assert_eq!(bytes(4096.0), "4 KiB");
-        assert_eq!(bytes(0.0), "0 B");
+        assert_eq!(bytes(4096.0), "4\u{a0}KiB");
+        assert_eq!(bytes(0.0), "0\u{a0}B");
         assert_eq!(bytes(f64::INFINITY), "∞");
-        assert_eq!(bytes(13_209.6), "12.9 KiB");
-        assert_eq!(bandwidth(1.94e9), "1.94 GB/s");
+        assert_eq!(bytes(13_209.6), "12.9\u{a0}KiB");
+        assert_eq!(bandwidth(1.94e9), "1.94\u{a0}GB/s");
         assert_eq!(per_second(173_249.6), "173,250");
-        assert_eq!(short_count(3_050_000.0), "3.05 million");
+        assert_eq!(short_count(3_050_000.0), "3.05\u{a0}million");
         assert_eq!(ratio(1.0849), "1.08×");
         assert_eq!(grouped(-1234.0), "−1,234");
         assert_eq!(duration(f64::NAN), "–");

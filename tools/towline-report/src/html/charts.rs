@@ -185,16 +185,26 @@ fn window_curve_once(
             chart.draw_series(LineSeries::new(inside, MUTED.stroke_width(1)))?;
             let formula = axis.place_of_bytes(knee.formula_bytes);
             let measured = knee.measured_bytes.map(|bytes| axis.place_of_bytes(bytes));
+            // Outwards from the other line, and never out of the drawing.
+            let middle = (axis.from + axis.to) / 2.0;
+            let measured_to_left = match measured {
+                Some(measured) if measured > formula && measured < middle => false,
+                Some(measured) if measured < formula && measured > middle => true,
+                Some(measured) => measured > axis.from + 0.7 * (axis.to - axis.from),
+                None => false,
+            };
+            let formula_to_left = if formula < axis.from + 0.3 * (axis.to - axis.from) {
+                false
+            } else {
+                formula > middle || measured.is_some_and(|measured| measured > formula)
+            };
+            let measured_words = format!("measured {}", units::bytes(knee.measured_bytes.unwrap_or(0.0)));
+            let formula_words = format!("formula W* {}", units::bytes(knee.formula_bytes));
             let lines = [
-                (Some(formula), GREEN, format!("formula W* {}", units::bytes(knee.formula_bytes)), 6),
-                (
-                    measured,
-                    PURPLE,
-                    format!("measured {}", knee.measured_bytes.map_or(String::new(), units::bytes)),
-                    22,
-                ),
+                (Some(formula), GREEN, formula_words, 6, formula_to_left),
+                (measured, PURPLE, measured_words, 22, measured_to_left),
             ];
-            for (place, color, words, text_y) in lines {
+            for (place, color, words, text_y, to_left) in lines {
                 let Some(place) = place.filter(|place| (axis.from..=axis.to).contains(place)) else {
                     continue;
                 };
@@ -202,8 +212,6 @@ fn window_curve_once(
                 chart.draw_series(DashedLineSeries::new(ends, 5, 4, color.stroke_width(2)))?;
                 let (x, top) = chart.plotting_area().map_coordinate(&(place, high));
                 area.draw(&PathElement::new([(x, top), (x, text_y + 6)], color.stroke_width(1)))?;
-                // Towards the middle, so that the words stay inside the drawing.
-                let to_left = x > width.pixels() * 11 / 20;
                 let from = (if to_left { x - 6 } else { x + 6 }, text_y);
                 put_aligned(area, &words, from, 12.0, color, to_left)?;
             }

@@ -27,12 +27,15 @@
   window.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
   // How many marks a reader really sees: of no use to a reader, but a test can ask for it.
   for (const chart of document.querySelectorAll(".chart")) {
-    const box = chart.getBoundingClientRect();
-    const seen = [...chart.querySelectorAll(".hit")].filter((mark) => {
-      const at = mark.getBoundingClientRect();
-      return at.width > 0 && at.left >= box.left && at.right <= box.right && at.top >= box.top && at.bottom <= box.bottom;
-    });
-    chart.dataset.marks = String(seen.length);
+    const frame = chart.getBoundingClientRect();
+    const inside = (box) => box.width > 0 && box.left >= frame.left && box.right <= frame.right && box.top >= frame.top && box.bottom <= frame.bottom;
+    const place = (circle) => circle.getAttribute("cx") + "," + circle.getAttribute("cy");
+    let seen = 0;
+    for (const svg of chart.querySelectorAll("svg")) {
+      const drawn = new Set([...svg.querySelectorAll("circle:not(.hit)")].filter((circle) => inside(circle.getBoundingClientRect())).map(place));
+      seen += [...svg.querySelectorAll(".hit")].filter((hit) => drawn.has(place(hit))).length;
+    }
+    chart.dataset.marks = String(seen);
   }
   root.dataset.ready = "yes";
 })();

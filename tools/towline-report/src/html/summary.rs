@@ -81,13 +81,14 @@ fn tiles(report: &Report, ladder: &[Row<'_>]) -> Vec<Tile> {
         }
     }
     if let Some((knee, zero, at_knee)) = headline_window(report) {
+        let window = units::bytes(knee.measured_bytes.unwrap_or(knee.formula_bytes));
         tiles.push(Tile {
-            name: format!("Most that a crash can cost past the knee, {}", link_words(knee.link_rtt_us)),
-            value: value(&units::bytes(knee.measured_bytes.unwrap_or(knee.formula_bytes))),
+            name: format!("Lag window that suffices, {}", link_words(knee.link_rtt_us)),
+            value: value(&window),
             sub: format!(
-                "window ω; p50 falls from {} to {} with it",
+                "p50 falls from {} to {}; a crash costs at most {window} of acknowledged payload",
                 units::duration(zero),
-                units::duration(at_knee)
+                units::duration(at_knee),
             ),
         });
     }
@@ -177,7 +178,7 @@ fn busiest<'r, 'a>(ladder: &'r [Row<'a>], level: Level) -> Option<&'r Row<'a>> {
 
 /// The number large, its unit small.
 fn value(text: &str) -> String {
-    match text.split_once(' ') {
+    match text.split_once('\u{a0}') {
         Some((number, unit)) => format!("{number}<small>{unit}</small>"),
         None => text.to_owned(),
     }

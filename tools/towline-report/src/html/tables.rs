@@ -62,7 +62,7 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
             ratio,
         ];
         body.push_str(&format!(
-            "<tr{}><th scope=\"row\">{name}</th><td>{}</td>{}<td>{}</td>{}</tr>",
+            "<tr{}><th scope=\"row\">{name}</th><td class=\"nowrap\">{}</td>{}<td class=\"nowrap\">{}</td>{}</tr>",
             if first { " class=\"first\"" } else { "" },
             escape(&row_label(row, points)),
             numbers(&cells),
