@@ -56,6 +56,6 @@ pub use towline_core::node::Event;
 pub use towline_core::replication::SyncRule;
 pub use towline_core::types::{Level, LogId, Lsn, NodeId, Position, Span, StandbyWatermarks, Term, Window};
 pub use towline_runtime::{
-    AppendError, AppliedBatch, Apply, ApplyError, Host, NodeOptions, PeerAddress, Reservation, Role,
-    Snapshot, StartError, Status, StopError, TailError, Ticket, TicketError, Unmet, WritePrimitive,
+    AppendError, AppliedBatch, Apply, ApplyError, Host, NodeOptions, PeerAddress, Primitive, Reservation,
+    Role, Snapshot, StartError, Status, StopError, TailError, Ticket, TicketError, Unmet,
 };

@@ -1,6 +1,7 @@
 //! One log of a primary, as threads and tasks use it.
 
 use std::fmt;
+use std::time::Duration;
 
 use towline_core::types::{Level, Lsn, Window};
 use towline_runtime::{AppendError, Handle, Reservation, RuleError, Snapshot, TailError, Ticket};
@@ -105,15 +106,16 @@ impl Shard {
     }
 
     /// Reserves room for a record of `len` bytes, to be built in place: the bytes that you fill are the bytes that go
-    /// to the disk and to the standbys. One that is dropped, or held for too long, becomes a void record, which no
+    /// to the disk and to the standbys. Waits for room. One that is dropped, or held for too long (a second, unless
+    /// [`NodeOptions::hold_limit`](crate::NodeOptions::hold_limit) says otherwise), becomes a void record, which no
     /// reader sees. Nothing behind a held reservation can be flushed, so fill it at once.
     ///
     /// ```
-    /// # use towline::{Level, Log};
+    /// # use towline::{AppendError, Level, Log};
     /// # let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR"))?;
     /// # let log = Log::open(folder.path().join("log"))?;
     /// let mut reservation = log.reserve(5, Level::Local, None)?;
-    /// reservation.fill(|bytes| bytes.copy_from_slice(b"hello"))?;
+    /// reservation.fill().ok_or(AppendError::Voided)?.copy_from_slice(b"hello");
     /// reservation.commit()?.wait()?;
     /// # log.close()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -122,6 +124,28 @@ impl Shard {
     /// # Errors
     /// [`AppendError`]: nothing was written.
     pub fn reserve(
+        &self,
+        len: usize,
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Reservation, AppendError> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match self.handle.reserve(len, level, window) {
+                Err(error) if error.is_transient() => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// As [`reserve`](Shard::reserve), but answers [`AppendError::Full`] instead of waiting for room.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written.
+    pub fn try_reserve(
         &self,
         len: usize,
         level: Level,
@@ -190,6 +214,10 @@ impl Shard {
         Ok(Tail::new(self.handle.tail(from, false)?))
     }
 }
+
+/// How long `reserve` waits before it looks for room again: at first about as long as a flush.
+const FIRST_PAUSE: Duration = Duration::from_micros(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(5);
 
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

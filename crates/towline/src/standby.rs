@@ -8,8 +8,8 @@ use std::time::Duration;
 use towline_core::node::Event;
 use towline_core::types::Lsn;
 use towline_runtime::{
-    Apply, ApplyFactory, Handle, Host, NodeOptions, PeerAddress, Role, RunningNode, Snapshot, StartError,
-    Status, StopError, TailError, WritePrimitive,
+    Apply, ApplyFactory, Handle, Host, NodeOptions, PeerAddress, Primitive, Role, RunningNode, Snapshot,
+    StartError, Status, StopError, TailError,
 };
 
 use crate::tail::Tail;
@@ -184,7 +184,7 @@ impl StandbyBuilder {
     }
 
     /// How writes are made durable. Default: as calibrated for the device.
-    pub fn primitive(mut self, primitive: WritePrimitive) -> StandbyBuilder {
+    pub fn primitive(mut self, primitive: Primitive) -> StandbyBuilder {
         self.options.primitive = Some(primitive);
         self
     }

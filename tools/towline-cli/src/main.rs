@@ -1,2 +1,81 @@
-//! The `towline` program.
-fn main() {}
+//! The `towline` program: nodes, clients, and the tools around a log.
+
+mod client;
+mod exit;
+mod node;
+mod out;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use exit::Outcome;
+
+#[derive(Parser)]
+#[command(
+    name = "towline",
+    version,
+    about = "A durable log shipped to standbys, with a commit level for each append",
+    max_term_width = 110,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = AFTER_HELP
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+A first log, in three terminals:
+  towline standby --dir data/a --name a --listen 127.0.0.1:7411
+  towline primary --dir data/p --standby a=127.0.0.1:7411 --sync-rule 'ANY 1 (a)' --retain 256M
+  seq 1 1000 | towline append --level on | tail -1
+  towline status
+
+Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in a standby's memory),
+on (also flushed there), remote_apply (also visible there).
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 damaged log, 4 unavailable or outcome not known.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a primary: it orders appends, writes the log and ships it to its standbys
+    Primary(node::PrimaryArgs),
+    /// Run a standby: it receives a primary's log, flushes it and reports
+    Standby(node::StandbyArgs),
+    /// Append records from standard input; prints LSN and achieved level of each
+    Append(client::AppendArgs),
+    /// Print the records of a log, and follow it
+    Tail(client::TailArgs),
+    /// Watermarks, lag, exposure and the sync state of each standby
+    Status(client::StatusArgs),
+    /// Change the sync rule of a running primary
+    Rule(client::RuleArgs),
+    /// Let a running primary recycle what lies below an LSN
+    Trim(client::TrimArgs),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::try_parse() {
+        Ok(args) => run(args.command),
+        Err(error) => return out::clap_message(&error),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Primary(args) => node::run_primary(args),
+        Command::Standby(args) => node::run_standby(args),
+        Command::Append(args) => client::append(args),
+        Command::Tail(args) => client::tail(args),
+        Command::Status(args) => client::status(args),
+        Command::Rule(args) => client::rule(args),
+        Command::Trim(args) => client::trim(args),
+    }
+}

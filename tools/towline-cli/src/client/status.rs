@@ -1,0 +1,206 @@
+//! `towline status`: what a node tells about itself, as tables or JSON.
+
+use std::io::Write;
+
+use anyhow::Context;
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use towline::client::ClientOptions;
+use towline::{Lsn, Status};
+use towline_core::node::{NodeStatus, PeerStatus, RoleStatus};
+use towline_core::types::Position;
+use towline_runtime::ShardStatus;
+
+use super::Target;
+use crate::exit::{Failure, Outcome};
+use crate::out;
+use crate::units::show_bytes;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  towline status
+  towline status --address 10.0.0.2:7401
+  towline status --json | jq '.shards[0].node.watermarks'
+
+Lag is what a standby has not flushed of the log. Exposure is acknowledged payload that the sync rule has not made safe:
+what would be gone if the primary's disk vanished now. 'sync' says whether a standby counts: 'candidate' by the rule in
+force, 'async' when it is not in the rule, 'excluded' when it lost durable data.")]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    target: Target,
+    /// Everything the node says, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn status(args: StatusArgs) -> Outcome {
+    let mut client =
+        args.target.connect(ClientOptions { name: "status".to_owned(), ..Default::default() })?;
+    let json = client.status()?;
+    let mut stdout = out::stdout();
+    if args.json {
+        writeln!(stdout, "{json}")?;
+    } else {
+        write!(stdout, "{}", describe(&parse(&json)?))?;
+    }
+    stdout.flush()?;
+    Ok(())
+}
+
+/// How far `towline tail` without `--follow` reads.
+pub(super) fn readable_end(json: &str, shard: u16, unsafe_too: bool) -> Result<Lsn, Failure> {
+    let status = parse(json)?;
+    let found = status.shards.iter().find(|candidate| candidate.shard == shard);
+    let marks = &found.with_context(|| format!("shard {shard} does not answer"))?.node.watermarks;
+    Ok(if unsafe_too { marks.flushed.lsn } else { marks.flushed.lsn.min(marks.safe) })
+}
+
+fn parse(json: &str) -> Result<Status, Failure> {
+    let status =
+        serde_json::from_str(json).context("the node's status cannot be read; is it of another version?")?;
+    Ok(status)
+}
+
+fn describe(status: &Status) -> String {
+    let listen = status.listen.as_deref().unwrap_or("no port");
+    let mut text = format!("node {} (towline {}), {listen}\n", status.name, status.version);
+    for shard in &status.shards {
+        text.push_str(&describe_shard(shard));
+    }
+    text
+}
+
+fn describe_shard(shard: &ShardStatus) -> String {
+    let node = &shard.node;
+    let mut text =
+        format!("\nshard {}: {}, log {}, node {}\n", shard.shard, role(node), shard.log, shard.node_id);
+    text.push_str(&rule_line(node));
+    text.push_str(&format!("{}\n", watermarks(node)));
+    if matches!(node.role, RoleStatus::Primary(_)) {
+        text.push_str(&exposure_line(node));
+    }
+    if !node.standbys.is_empty() {
+        text.push_str(&format!("{}\n", standbys(node)));
+    }
+    let driver = &shard.driver;
+    text.push_str(&format!(
+        "{} acks, {} indeterminate, {} degraded; {} flushes of {}, {} deep, {}; arena {} of {} used{}\n",
+        driver.acks,
+        driver.indeterminate,
+        driver.degraded_acks,
+        driver.flushes,
+        show_bytes(driver.flushed_bytes),
+        driver.flush_depth,
+        driver.primitive,
+        show_bytes(driver.arena_used_bytes),
+        show_bytes(driver.arena_bytes),
+        if driver.arena_registered { "" } else { ", not registered" },
+    ));
+    text
+}
+
+fn role(node: &NodeStatus) -> String {
+    match &node.role {
+        RoleStatus::Primary(term) => format!("primary in term {term}"),
+        RoleStatus::Restarting => "primary, waiting until it may lead".to_owned(),
+        RoleStatus::Standby if node.follows => format!("standby in term {}", node.adopted),
+        RoleStatus::Standby => "standby, no primary connected".to_owned(),
+        RoleStatus::Ended(why) => format!("ended: {why}"),
+    }
+}
+
+fn rule_line(node: &NodeStatus) -> String {
+    let gate = &node.gate;
+    if !matches!(node.role, RoleStatus::Primary(_)) {
+        return String::new();
+    }
+    let rule = match gate.rule.rule.as_str() {
+        "" => "no sync rule: remote levels behave as local".to_owned(),
+        rule => format!("sync rule {rule} (version {})", gate.rule.version),
+    };
+    let pending =
+        gate.pending.as_ref().map(|pending| format!(", changing to '{}'", pending.rule)).unwrap_or_default();
+    let state = match (gate.degraded, gate.unmet_since_ns) {
+        (true, _) => ", DEGRADED: acks say local",
+        (false, Some(_)) => ", NOT MET: remote levels wait",
+        (false, None) => "",
+    };
+    format!("{rule}{pending}{state}\n")
+}
+
+fn watermarks(node: &NodeStatus) -> Table {
+    let marks = &node.watermarks;
+    let mut table = new_table(&["watermark", "LSN", "behind the end", "records before", "payload before"]);
+    let end = marks.end.lsn;
+    let mut row = |name: &str, lsn: Lsn, counts: Option<&Position>| {
+        let count =
+            |get: fn(&Position) -> u64| counts.map(|position| get(position).to_string()).unwrap_or_default();
+        table.add_row([
+            name.to_owned(),
+            lsn.to_string(),
+            show_bytes(end.bytes_since(lsn)),
+            count(|position| position.records),
+            count(|position| position.payload_bytes),
+        ]);
+    };
+    row("end", end, Some(&marks.end));
+    row("flushed", marks.flushed.lsn, Some(&marks.flushed));
+    row("safe", marks.safe, None);
+    if matches!(node.role, RoleStatus::Standby) {
+        row("applied", marks.applied, None);
+    }
+    row("start", marks.log_start, None);
+    table
+}
+
+fn exposure_line(node: &NodeStatus) -> String {
+    let gate = &node.gate;
+    let stages = ["written", "flushed", "applied"].into_iter().zip(gate.exposure_bytes);
+    let exposure: Vec<String> = stages
+        .map(|(stage, bytes)| format!("{} past {stage}", bytes.map_or("undefined".to_owned(), show_bytes)))
+        .collect();
+    let exposure =
+        if gate.rule.rule.is_empty() { "not bounded (no rule)".to_owned() } else { exposure.join(", ") };
+    format!(
+        "exposure: {exposure}; {} tickets wait, {} of them for a window\n",
+        gate.waiting, gate.waiting_for_window
+    )
+}
+
+fn standbys(node: &NodeStatus) -> Table {
+    let mut table = new_table(&["standby", "state", "sync", "sent", "written", "flushed", "applied", "lag"]);
+    for peer in &node.standbys {
+        let marks = &peer.watermarks;
+        table.add_row([
+            peer.name.clone(),
+            peer.state.clone(),
+            sync_state(node, peer).to_owned(),
+            peer.sent.to_string(),
+            marks.written.lsn.to_string(),
+            marks.flushed.lsn.to_string(),
+            marks.applied.lsn.to_string(),
+            show_bytes(peer.lag_bytes),
+        ]);
+    }
+    table
+}
+
+fn sync_state(node: &NodeStatus, peer: &PeerStatus) -> &'static str {
+    let in_gate = node.gate.standbys.iter().find(|standby| standby.peer == peer.peer);
+    match in_gate {
+        _ if peer.excluded => "excluded",
+        Some(standby) if standby.candidate => "candidate",
+        _ => "async",
+    }
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}

@@ -1,0 +1,121 @@
+//! `towline tail`: the records of a log as lines.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use towline::client::{ClientOptions, TailRecords};
+use towline::{Lsn, Record};
+
+use super::Target;
+use super::status::readable_end;
+use crate::exit::Outcome;
+use crate::out;
+use crate::units::parse_lsn;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  towline tail                         everything that is safe now, one payload per line
+  towline tail --follow --format json  and whatever comes, with its LSN
+  towline tail --from 0/00102000       from the start of a batch (as 'next' in the JSON says)
+
+Shows what the node has flushed and the sync rule has made safe. --unsafe-too also shows what a failover may take back.")]
+pub(crate) struct TailArgs {
+    #[command(flatten)]
+    target: Target,
+    /// The start of a batch; without it, the log's start
+    #[arg(long, value_name = "LSN", value_parser = parse_lsn, default_value = "0/00000000")]
+    from: Lsn,
+    /// Go on with what is appended from now on
+    #[arg(long)]
+    follow: bool,
+    /// Also what is not yet safe by the sync rule
+    #[arg(long)]
+    unsafe_too: bool,
+    /// How records are printed
+    #[arg(long, value_enum, default_value_t = Format::Raw)]
+    format: Format,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The payload as it is, and a line end
+    Raw,
+    /// LSN and payload, two digits a byte
+    Hex,
+    /// An object a line: lsn, end, next, and the payload as text or, where it is none, in hex
+    Json,
+}
+
+pub(crate) fn tail(args: TailArgs) -> Outcome {
+    let options = || ClientOptions { name: "tail".to_owned(), ..Default::default() };
+    let end = if args.follow {
+        None
+    } else {
+        let mut client = args.target.connect(options())?;
+        Some(readable_end(&client.status()?, args.target.shard, args.unsafe_too)?)
+    };
+    let mut stdout = out::stdout();
+    let mut tail = args.target.connect(options())?.tail(args.from, args.unsafe_too)?;
+    let mut at = args.from;
+    while end.is_none_or(|end| at < end) {
+        match tail.next_batch_timeout(QUIET)? {
+            Some(batch) => {
+                print_batch(&mut stdout, &batch, args.format)?;
+                at = batch.next;
+            }
+            // Shown before sleeping; and without --follow, a log that ends in batches without records is at its end.
+            None if args.follow => stdout.flush()?,
+            None => break,
+        }
+    }
+    stdout.flush()?;
+    Ok(())
+}
+
+/// How long nothing comes before what was printed is flushed.
+const QUIET: Duration = Duration::from_millis(200);
+
+fn print_batch(to: &mut impl Write, batch: &TailRecords, format: Format) -> io::Result<()> {
+    batch.records().try_for_each(|record| print_record(to, &record, batch.next, format))
+}
+
+/// Prints one record.
+pub(crate) fn print_record(
+    to: &mut impl Write,
+    record: &Record,
+    next: Lsn,
+    format: Format,
+) -> io::Result<()> {
+    match format {
+        Format::Raw => {
+            to.write_all(&record.payload)?;
+            to.write_all(b"\n")
+        }
+        Format::Hex => writeln!(to, "{} {}", record.lsn, hex(&record.payload)),
+        Format::Json => {
+            let (key, text) = match std::str::from_utf8(&record.payload) {
+                Ok(text) => ("text", text.to_owned()),
+                Err(_) => ("hex", hex(&record.payload)),
+            };
+            let line = serde_json::json!({
+                "lsn": record.lsn.to_string(),
+                "end": record.end.to_string(),
+                "next": next.to_string(),
+                "bytes": record.payload.len(),
+                key: text,
+            });
+            writeln!(to, "{line}")
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

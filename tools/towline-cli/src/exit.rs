@@ -1,0 +1,86 @@
+//! How the program ends: a code that a script can act on, and a message that says what, where and what to do.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use towline::client::ClientError;
+
+/// What a script may conclude from the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// Something failed; nothing in doubt.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// The log is damaged, or a directory is not what it should be.
+    Corrupt = 3,
+    /// A node cannot be reached or cannot serve, or an append may have been written or not.
+    Unavailable = 4,
+}
+
+/// An error with its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: Code,
+    pub(crate) error: anyhow::Error,
+}
+
+/// What every command returns.
+pub(crate) type Outcome = Result<(), Failure>;
+
+impl Failure {
+    pub(crate) fn new(code: Code, error: impl Into<anyhow::Error>) -> Failure {
+        Failure { code, error: error.into() }
+    }
+
+    pub(crate) fn usage(text: impl Into<String>) -> Failure {
+        Failure::new(Code::Usage, anyhow::Error::msg(text.into()))
+    }
+
+    /// Prints the message, except where nobody reads standard output any more: then the end is quiet.
+    pub(crate) fn report(&self) -> ExitCode {
+        let broken_pipe = self
+            .error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|error| error.kind() == io::ErrorKind::BrokenPipe);
+        if broken_pipe && self.code == Code::Failed {
+            return ExitCode::SUCCESS;
+        }
+        // Standard error may be closed too; there is nobody left to tell.
+        let _ = writeln!(io::stderr(), "towline: {:#}", self.error);
+        ExitCode::from(self.code as u8)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::new(Code::Failed, error)
+    }
+}
+
+/// Only for standard input and output; what a node's directory answers has codes of its own.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::new(Code::Failed, error)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        let code = match &error {
+            ClientError::Connect { .. }
+            | ClientError::Refused { .. }
+            | ClientError::Lost { .. }
+            | ClientError::Indeterminate(_)
+            | ClientError::Timeout(_) => Code::Unavailable,
+            ClientError::Rejected(_)
+            | ClientError::Protocol { .. }
+            | ClientError::Full { .. }
+            | ClientError::Idle => Code::Failed,
+            ClientError::Invalid(_) => Code::Usage,
+        };
+        // Not as a source of another error: a lost connection must not pass for a closed standard output.
+        Failure::new(code, anyhow::Error::msg(error.to_string()))
+    }
+}

@@ -1,0 +1,178 @@
+//! Long-running nodes: start, say ready, serve until told to stop, stop cleanly.
+
+mod flags;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
+
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use towline::{NodeOptions, StartError};
+use towline_runtime::RunningNode;
+
+use self::flags::{NodeFlags, PrimaryFlags, StandbyFlags, plan_primary, plan_standby, role_name};
+use crate::exit::{Code, Failure, Outcome};
+use crate::out;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  towline primary --dir data/p --retain 256M
+  towline primary --dir data/p --standby a=10.0.0.2:7401 --standby b=10.0.0.3:7401 --sync-rule 'ANY 1 (a, b)'
+  towline primary --config primary.toml
+
+A configuration file has the long flags as keys:
+  dir = \"data/p\"
+  standby = [\"a=10.0.0.2:7401\", \"b=10.0.0.3:7401\"]
+  sync-rule = \"ANY 1 (a, b)\"
+  degrade-after = \"10s\"
+
+When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE. Events are lines on
+standard error. SIGTERM and SIGINT stop it cleanly: everything accepted is flushed and sealed.")]
+pub(crate) struct PrimaryArgs {
+    /// Read flags from a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeFlags,
+    #[command(flatten)]
+    own: PrimaryFlags,
+}
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  towline standby --dir data/a --name a --listen 0.0.0.0:7401
+  towline standby --dir data/b --name b --listen 127.0.0.1:0 --standby c=127.0.0.1:7420     (ships on: cascading)
+
+An empty directory adopts the log that the first primary offers; a directory that holds another log refuses it.
+When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE.")]
+pub(crate) struct StandbyArgs {
+    /// Read flags from a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeFlags,
+    #[command(flatten)]
+    own: StandbyFlags,
+}
+
+pub(crate) fn run_primary(args: PrimaryArgs) -> Outcome {
+    let plan = plan_primary(args.config.as_deref(), args.node, args.own)?;
+    if plan.options.alone {
+        out::note(
+            "towline: --alone: leading without asking the standbys; what they hold and this log lacks is lost, and a \
+             standby that was promoted meanwhile would make two logs of one",
+        );
+    }
+    if let Some(retain) = plan.retain_bytes {
+        out::note(&format!(
+            "towline: --retain {retain}: trimming by itself what lies farther behind the flushed end"
+        ));
+    }
+    serve(plan.options, plan.retain_bytes)
+}
+
+pub(crate) fn run_standby(args: StandbyArgs) -> Outcome {
+    serve(plan_standby(args.config.as_deref(), args.node, args.own)?, None)
+}
+
+/// Starts the node and keeps it until a signal comes.
+fn serve(mut options: NodeOptions, retain_bytes: Option<u64>) -> Outcome {
+    warn_of_open_port(&options);
+    let (name, role, shards) = (options.name.clone(), options.role, options.shards);
+    options.on_event = Some(Arc::new(|shard, event| out::note(&format!("towline: shard {shard}: {event}"))));
+    // Before the start: a signal that comes while the log is recovered must not be lost.
+    let signals = signals()?;
+    let node = RunningNode::start(options, None).map_err(start_failure)?;
+    if let Some(address) = node.listen_address() {
+        let role = role_name(role);
+        // Whoever started this node may have gone; that is no reason not to serve.
+        let _ = out::line(&format!("ready address={address} name={name} role={role}"));
+    }
+    let mut trimmer =
+        retain_bytes.map(|retain_bytes| Trimmer { retain_bytes, trimmed: vec![0; usize::from(shards)] });
+    let signal = loop {
+        match signals.recv_timeout(TRIM_EVERY) {
+            Ok(signal) => break signal,
+            Err(RecvTimeoutError::Timeout) => trimmer.iter_mut().for_each(|trimmer| trimmer.turn(&node)),
+            Err(RecvTimeoutError::Disconnected) => break SIGTERM,
+        }
+    };
+    let signal_name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+    out::note(&format!("towline: {signal_name}: flushing and sealing; a second one ends at once"));
+    node.stop().map_err(|error| Failure::new(Code::Failed, error))?;
+    out::note("towline: stopped cleanly");
+    Ok(())
+}
+
+/// Trims for an application that is not there.
+struct Trimmer {
+    retain_bytes: u64,
+    trimmed: Vec<u64>,
+}
+
+impl Trimmer {
+    fn turn(&mut self, node: &RunningNode) {
+        for (shard, trimmed) in self.trimmed.iter_mut().enumerate() {
+            let Some(handle) = node.handle(shard as u16) else { continue };
+            let below = handle.snapshot().flushed.lsn.bytes_since(towline::Lsn(self.retain_bytes));
+            // A trim is a meta write: not for every block.
+            if below > *trimmed + self.retain_bytes / 8 && handle.trim(towline::Lsn(below)).is_ok() {
+                *trimmed = below;
+            }
+        }
+    }
+}
+
+/// The first signal arrives in the channel; a second one ends the process without more ado.
+fn signals() -> Result<Receiver<i32>, Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| Failure::new(Code::Failed, error))?;
+    let (sender, receiver) = channel();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let mut count = 0;
+            for signal in &mut signals {
+                count += 1;
+                if count > 1 {
+                    std::process::exit(128 + signal);
+                }
+                // The receiver lives as long as the process.
+                let _ = sender.send(signal);
+            }
+        })
+        .map_err(|error| Failure::new(Code::Failed, error))?;
+    Ok(receiver)
+}
+
+fn warn_of_open_port(options: &NodeOptions) {
+    for (what, address) in [("--listen", options.listen), ("--metrics", options.metrics)] {
+        if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+            out::note(&format!(
+                "towline: warning: {what} {address} is not a loopback address, and there is no authentication: whoever \
+                 reaches the port can read and write the log"
+            ));
+        }
+    }
+}
+
+/// The exit code of a start that failed: what a script should do next.
+fn start_failure(error: StartError) -> Failure {
+    let code = match &error {
+        StartError::Options(_) => Code::Usage,
+        StartError::Open { source, .. } => match source.exit_code() {
+            2 => Code::Usage,
+            3 => Code::Corrupt,
+            _ => Code::Failed,
+        },
+        _ => Code::Failed,
+    };
+    Failure::new(code, error)
+}
+
+/// How often a node that trims by itself looks.
+const TRIM_EVERY: Duration = Duration::from_millis(200);
