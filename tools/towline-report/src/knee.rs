@@ -4,7 +4,7 @@
 //! the emulated link adds: on one machine the two flushes share a disk, so it is measured, not computed.
 //! *Measured*: the smallest bounded window whose p50 is within 10 % of the p50 at ω = ∞ under the same load.
 
-use crate::schema::{Knee, Load, Point, Report, Window};
+use crate::schema::{Arrival, Knee, Load, Point, Report, Window};
 use crate::stats::median;
 
 /// How near to ω = ∞ counts as there.
@@ -28,7 +28,7 @@ impl Curve<'_> {
     pub fn lambda_bytes_per_s(&self) -> f64 {
         let offered = self.points.iter().find_map(|point| point.offered_per_s);
         let per_s = match (self.load.arrival, offered) {
-            (crate::schema::Arrival::OpenPerS(rate), _) => rate,
+            (Arrival::OpenPerS(rate), _) => rate,
             (_, Some(rate)) => rate,
             _ => self.median_of(Window::Inf, |point| point.achieved_per_s).unwrap_or(0.0),
         };
@@ -96,11 +96,20 @@ pub fn formula_bytes(
     (lambda_bytes_per_s * (remote_ns - durable_write_ns) * 1e-9).max(batch_bytes)
 }
 
-/// Commit latency that the model of the window predicts, ns: max(F, N + F_standby − ω/λ) under an open load.
-pub fn predicted_ns(knee: &Knee, window_bytes: f64) -> f64 {
-    let saved_ns =
-        if knee.lambda_bytes_per_s > 0.0 { window_bytes / knee.lambda_bytes_per_s * 1e9 } else { 0.0 };
-    (knee.remote_ns - saved_ns).max(knee.durable_write_ns)
+/// Commit latency that the model of the window predicts, ns. Open load: max(F, N + F_standby − ω/λ). Closed loop of
+/// c clients, whose throughput is at most (c × record + ω) / (N + F_standby): c × record over that, at least F.
+pub fn predicted_ns(knee: &Knee, window_bytes: f64, record_bytes: f64) -> f64 {
+    let remote_ns = match knee.load.arrival {
+        Arrival::Closed(clients) => {
+            let outstanding = f64::from(clients) * record_bytes;
+            knee.remote_ns * outstanding / (outstanding + window_bytes).max(1.0)
+        }
+        Arrival::OpenPerS(_) if knee.lambda_bytes_per_s > 0.0 => {
+            knee.remote_ns - window_bytes / knee.lambda_bytes_per_s * 1e9
+        }
+        Arrival::OpenPerS(_) => knee.remote_ns,
+    };
+    remote_ns.max(knee.durable_write_ns)
 }
 
 /// The curves of the window sweep, by link and load, in the order of the report.
@@ -109,6 +118,7 @@ pub fn curves(report: &Report) -> Vec<Curve<'_>> {
     for point in report.experiment("window").filter(|point| point.window.is_some()) {
         let same = |curve: &&mut Curve<'_>| {
             curve.link_rtt_us == point.link_rtt_us
+                && curve.points[0].level == point.level
                 && curve.load == point.load
                 && curve.record_bytes == point.record_bytes
                 && same_unit(curve.points[0].window, point.window, &curve.points)
@@ -213,8 +223,27 @@ mod tests {
         assert_eq!(knee.formula_bytes, lambda * 5_040_000.0 * 1e-9);
         assert_eq!(knee.formula_under_load_bytes, Some(lambda * 5_040_000.0 * 1e-9));
         assert_eq!(knee.measured_bytes, Some(13312.0), "the first window past {}", knee.formula_bytes);
-        assert_eq!(predicted_ns(knee, 0.0), 5_140_000.0);
-        assert_eq!(predicted_ns(knee, 1e9), 100_000.0);
+        assert_eq!(predicted_ns(knee, 0.0, 256.0), 5_140_000.0);
+        assert_eq!(predicted_ns(knee, 1e9, 256.0), 100_000.0);
+    }
+
+    #[test]
+    fn in_a_closed_loop_the_model_bends_at_the_same_formula() {
+        // 8 clients of 256 B at F = 0.1 ms: λ = 20.48 MB/s, W* = λ × 5.04 ms = 103,219 bytes.
+        let lambda = 8.0 * 256.0 / 1e-4;
+        let knee = Knee {
+            link_rtt_us: 5000.0,
+            load: Load::closed(8),
+            lambda_bytes_per_s: lambda,
+            durable_write_ns: 1e5,
+            remote_ns: 5.14e6,
+            formula_bytes: formula_bytes(lambda, 5.14e6, 1e5, 256.0),
+            formula_under_load_bytes: None,
+            measured_bytes: None,
+        };
+        assert_eq!(predicted_ns(&knee, 0.0, 256.0), 5.14e6);
+        assert!((predicted_ns(&knee, knee.formula_bytes, 256.0) - 1e5).abs() < 1.0);
+        assert!(predicted_ns(&knee, 0.9 * knee.formula_bytes, 256.0) > 1.05e5);
     }
 
     #[test]

@@ -102,6 +102,11 @@ fn ladder(report: &mut Report, noise: &mut Noise, repetition: u32) {
             point.load = Load::closed(clients);
             point.latency_ns = noise.latency(p50_ns * slower, tail, 40_000);
             point.achieved_per_s = f64::from(clients) / (point.latency_ns.p50 as f64 * 1.06e-9);
+            point.batches = Some(40_000 / u64::from(clients));
+            point.enters_per_flush = Some(1.4);
+            point.allocations_per_commit = Some(0.0);
+            point.mean_ns = Some(1.07 * point.latency_ns.p50 as f64);
+            point.steal_percent = Some(0.3);
             point.repetition = repetition;
             report.points.push(point);
         }

@@ -19,7 +19,7 @@ pub fn format_tables(report: &Report) -> String {
     let mut parts = vec![floors(report)];
     for experiment in latency_experiments(report) {
         let points = rows(report.experiment(experiment));
-        parts.push((title_of(experiment).to_owned(), latency_table(report, &points)));
+        parts.push((title_of(experiment), latency_table(report, &points)));
     }
     for curve in knee::curves(report) {
         let points = rows(curve.points.iter().copied());
@@ -63,12 +63,19 @@ pub(crate) fn latency_experiments(report: &Report) -> Vec<&str> {
     names
 }
 
-pub(crate) fn title_of(experiment: &str) -> &str {
+pub(crate) fn title_of(experiment: &str) -> String {
     match experiment {
-        "ladder" => "The ladder",
-        "replay" => "Replay of PostgreSQL WAL",
-        other => other,
+        "ladder" => "The ladder".into(),
+        "replay" => "Replay of PostgreSQL WAL".into(),
+        other => capitalised(&other.replace(['_', '-'], " ")),
     }
+}
+
+pub(crate) fn capitalised(text: &str) -> String {
+    let mut characters = text.chars();
+    characters
+        .next()
+        .map_or(String::new(), |first| first.to_uppercase().collect::<String>() + characters.as_str())
 }
 
 pub(crate) fn link_words(link_rtt_us: f64) -> String {

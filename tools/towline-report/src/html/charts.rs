@@ -179,7 +179,7 @@ fn window_curve_once(
             let steps = 120;
             let model = (0..=steps).map(|step| {
                 let place = axis.first + (axis.last - axis.first) * f64::from(step) / f64::from(steps);
-                (place, scale.place(knee::predicted_ns(knee, axis.bytes_at(place))))
+                (place, scale.place(knee::predicted_ns(knee, axis.bytes_at(place), curve.record_bytes)))
             });
             let inside = model.filter(|(_, y)| (low..=high).contains(y));
             chart.draw_series(LineSeries::new(inside, MUTED.stroke_width(1)))?;

@@ -11,8 +11,8 @@ mod tables;
 
 use crate::groups::{self, Row, rows};
 use crate::knee;
-use crate::schema::{Level, Report};
-use crate::table::{knees, latency_experiments, link_words, title_of};
+use crate::schema::{Arrival, Level, Point, Report, Window};
+use crate::table::{capitalised, knees, latency_experiments, link_words, title_of};
 use crate::units;
 use charts::{Dot, DotRow, RowGroup};
 
@@ -106,7 +106,7 @@ fn latency_section(report: &Report, experiment: &str) -> String {
         ),
         "Whiskers span the repetitions; a dot without one had less spread than its width.",
     );
-    let closed = points.iter().any(|row| matches!(row.point.load.arrival, crate::schema::Arrival::Closed(_)));
+    let closed = points.iter().any(|row| matches!(row.point.load.arrival, Arrival::Closed(_)));
     let throughput = if closed {
         let bare = report.floors.durable_writes_per_s_depth32;
         let legend = "<span><i class=\"dot\"></i>commits per second, median</span>".to_owned()
@@ -131,9 +131,10 @@ fn latency_section(report: &Report, experiment: &str) -> String {
         String::new()
     };
     format!(
-        "<section id=\"{key}\"><h2>{}</h2><p class=\"lead\">{lead}</p>{latency}{}{throughput}</section>",
-        escape(title_of(experiment)),
+        "<section id=\"{key}\"><h2>{}</h2><p class=\"lead\">{lead}</p>{latency}{}{throughput}{}</section>",
+        escape(&title_of(experiment)),
         tables::latency(report, &points),
+        tables::costs(&points),
     )
 }
 
@@ -232,9 +233,18 @@ fn window_section(report: &Report) -> String {
             false,
             &legend,
             &charts::window_curve(curve, knee, &label),
-            "The same offered load for every ω. The model is max(F, N + F<sub>standby</sub> − ω/λ), from the floors alone.",
+            match curve.load.arrival {
+                Arrival::OpenPerS(_) => {
+                    "The same offered load for every ω. The model is max(F, N + F<sub>standby</sub> − ω/λ), from the \
+                     floors alone."
+                }
+                Arrival::Closed(_) => {
+                    "The same clients for every ω. The model is max(F, (N + F<sub>standby</sub>) · c·r / (c·r + ω)) for \
+                     c clients with records of r bytes, from the floors alone."
+                }
+            },
         ));
-        text.push_str(&tables::window(curve));
+        text.push_str(&tables::window(report, curve));
     }
     text.push_str(&tables::knees(&knees));
     text.push_str("</section>");
@@ -299,21 +309,32 @@ fn caveats_section(report: &Report) -> String {
             if report.repetitions() == 1 { "one repetition,".into() } else { format!("{} repetitions,", report.repetitions()) },
         ));
     }
+    let weaker: u64 = report.points.iter().map(acks_below_their_level).sum();
+    if weaker > 0 {
+        items.push(format!(
+            "{} acknowledgements achieved less than the level they asked for (no standby that counts, or degraded); \
+             each of them said so.",
+            units::grouped(weaker as f64)
+        ));
+    }
     items.extend(report.notes.iter().map(|note| escape(note)));
     let items: String = items.iter().map(|item| format!("<li>{item}</li>")).collect();
     format!("<section id=\"caveats\"><h2>How to read this</h2><ul>{items}</ul></section>")
 }
 
+fn acks_below_their_level(point: &Point) -> u64 {
+    let asked = if point.window == Some(Window::Inf) { Level::Local } else { point.level };
+    point
+        .acks_by_achieved_level
+        .iter()
+        .filter(|(achieved, _)| **achieved < asked)
+        .map(|(_, count)| count)
+        .sum()
+}
+
 /// Letters, digits and dashes, for use as an id.
 fn id_of(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
-}
-
-fn capitalised(text: &str) -> String {
-    let mut characters = text.chars();
-    characters
-        .next()
-        .map_or(String::new(), |first| first.to_uppercase().collect::<String>() + characters.as_str())
 }
 
 #[cfg(test)]

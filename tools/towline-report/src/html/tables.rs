@@ -3,7 +3,7 @@
 use super::escape;
 use crate::groups::{Row, rows};
 use crate::knee::Curve;
-use crate::schema::{Check, Client, FloorNs, Floors, Knee, PrimitiveRace, Report};
+use crate::schema::{Check, Client, FloorNs, Floors, Knee, Point, PrimitiveRace, Report};
 use crate::stats::Summary;
 use crate::table::{check_spread, check_value, link_words, ratio_and_floor, window_words};
 use crate::units;
@@ -41,7 +41,9 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
         let first = level_before != Some(point.level);
         level_before = Some(point.level);
         let name = if first {
-            format!("<b>{}</b><small>{}</small>", point.level, point.level.waits_for())
+            let rows = points.iter().filter(|other| other.point.level == point.level).count();
+            let (level, waits_for) = (point.level, point.level.waits_for());
+            format!("<th scope=\"rowgroup\" rowspan=\"{rows}\"><b>{level}</b><small>{waits_for}</small></th>")
         } else {
             String::new()
         };
@@ -62,8 +64,8 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
             ratio,
         ];
         body.push_str(&format!(
-            "<tr{}><th scope=\"row\">{name}</th><td class=\"nowrap\">{}</td>{}<td class=\"nowrap\">{}</td>{}</tr>",
-            if first { " class=\"first\"" } else { "" },
+            "<tr{}>{name}<td class=\"nowrap\">{}</td>{}<td class=\"nowrap\">{}</td>{}</tr>",
+            if first { "" } else { " class=\"more\"" },
             escape(&row_label(row, points)),
             numbers(&cells),
             escape(&floor),
@@ -89,11 +91,20 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
     )
 }
 
-pub(super) fn window(curve: &Curve<'_>) -> String {
-    let points = rows(curve.points.iter().copied());
+/// The sweep of one curve, and below it what was measured without a window under the same load.
+pub(super) fn window(report: &Report, curve: &Curve<'_>) -> String {
+    let same_load = |point: &&Point| {
+        point.window.is_none() && point.load == curve.load && point.link_rtt_us == curve.link_rtt_us
+    };
+    let beside = report.experiment("window").filter(same_load);
+    let points = rows(curve.points.iter().copied().chain(beside));
     let mut body = String::new();
-    for window in curve.windows() {
-        for row in points.iter().filter(|row| row.point.window == Some(window)) {
+    for window in curve.windows().into_iter().map(Some).chain([None]) {
+        for row in points.iter().filter(|row| row.point.window == window) {
+            let name = match window {
+                Some(_) => escape(&window_words(window)),
+                None => format!("<code>{}</code>, no window", row.point.level),
+            };
             let fill = row.fill();
             let bytes = |value: Option<f64>| value.map_or("–".into(), units::bytes);
             let waited = row.waited() as f64 / row.samples().max(1) as f64;
@@ -108,11 +119,7 @@ pub(super) fn window(curve: &Curve<'_>) -> String {
                 units::grouped(row.waited() as f64),
                 format!("{:.0} %", (100.0 * waited).min(100.0)),
             ];
-            body.push_str(&format!(
-                "<tr><th scope=\"row\"><b>{}</b></th>{}</tr>",
-                escape(&window_words(row.point.window)),
-                numbers(&cells)
-            ));
+            body.push_str(&format!("<tr><th scope=\"row\"><b>{name}</b></th>{}</tr>", numbers(&cells)));
         }
     }
     let head = [
@@ -128,6 +135,50 @@ pub(super) fn window(curve: &Curve<'_>) -> String {
         "#of all",
     ];
     table(&head, &body)
+}
+
+/// What a commit costs in the steady state, where the run counted it.
+pub(super) fn costs(points: &[Row<'_>]) -> String {
+    let mut body = String::new();
+    for row in points {
+        let figure = |value: Option<Summary>| value.map_or("–".into(), |value| units::digits(value.median));
+        let enters = row.summary(|point| point.enters_per_flush);
+        let allocations = row.summary(|point| point.allocations_per_commit);
+        let per_batch = row.summary(|point| {
+            Some(point.latency_ns.samples as f64 / point.batches.filter(|&batches| batches > 0)? as f64)
+        });
+        if enters.is_none() && allocations.is_none() && per_batch.is_none() {
+            continue;
+        }
+        let over_median = row.summary(|point| Some(point.mean_ns? / point.latency_ns.p50.max(1) as f64));
+        let steal = row.summary(|point| point.steal_percent);
+        let cells = [
+            figure(per_batch),
+            figure(enters),
+            figure(allocations),
+            over_median.map_or("–".into(), |ratio| units::ratio(ratio.median)),
+            steal.map_or("–".into(), |steal| format!("{} %", units::digits(steal.max))),
+        ];
+        body.push_str(&format!(
+            "<tr><th scope=\"row\"><b>{}</b></th><td class=\"nowrap\">{}</td>{}</tr>",
+            row.point.level,
+            escape(&row_label(row, points)),
+            numbers(&cells)
+        ));
+    }
+    if body.is_empty() {
+        return String::new();
+    }
+    let head = [
+        "level",
+        "load",
+        "#commits per batch",
+        "#enters per flush",
+        "#allocations per commit",
+        "#mean / p50",
+        "#steal",
+    ];
+    format!("<h3>What a commit costs</h3>{}", table(&head, &body))
 }
 
 pub(super) fn knees(knees: &[Knee]) -> String {
