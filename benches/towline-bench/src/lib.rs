@@ -1,7 +1,11 @@
 //! Workloads, load generators, floors and sweeps that measure Towline.
+mod count;
 mod error;
+mod floors;
 mod load;
+mod measure;
 mod plan;
+mod process;
 mod replay;
 mod rule;
 mod workload;
