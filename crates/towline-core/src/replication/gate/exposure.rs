@@ -8,6 +8,7 @@
 //! ```
 //! Merging loses precision in one direction only: exposure and age never come out below the truth.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::api::Stage;
@@ -46,6 +47,7 @@ pub(super) struct Exposure {
     sealed: Position,
     groups: VecDeque<Group>,
     stages: [StageGauge; 3],
+    last_located: Cell<usize>,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -59,7 +61,13 @@ struct StageGauge {
 
 impl Exposure {
     pub(super) fn new(base: Position) -> Exposure {
-        Exposure { base, sealed: base, groups: VecDeque::new(), stages: [StageGauge::default(); 3] }
+        Exposure {
+            base,
+            sealed: base,
+            groups: VecDeque::new(),
+            stages: [StageGauge::default(); 3],
+            last_located: Cell::new(0),
+        }
     }
 
     pub(super) fn reset(&mut self, base: Position) {
@@ -70,12 +78,14 @@ impl Exposure {
     }
 
     /// A batch up to `after`. Its whole payload counts as acknowledged (`off`) until tickets claim theirs.
-    pub(super) fn push(&mut self, after: Position, accepted_ns: u64) {
+    /// Groups that are safe at every stage (or, with no rule, end at or before `no_rule_flushed`) are kept for a
+    /// while: an exclusion may yet take them back.
+    pub(super) fn push(&mut self, after: Position, accepted_ns: u64, no_rule_flushed: Option<Lsn>) {
         if after.lsn <= self.sealed.lsn {
             return;
         }
         if self.groups.len() >= MAX_TRACKED_BATCHES {
-            self.merge_older_half();
+            self.make_room(no_rule_flushed);
         }
         let bytes = after.payload_bytes.saturating_sub(self.sealed.payload_bytes);
         let is_empty = after.records <= self.sealed.records;
@@ -130,25 +140,6 @@ impl Exposure {
         }
     }
 
-    /// Forgets groups that are safe at every stage; or, with no rule, those up to `flushed`.
-    pub(super) fn drop_safe(&mut self, no_rule_flushed: Option<Lsn>) {
-        let safe = match no_rule_flushed {
-            Some(flushed) => self.groups.partition_point(|group| group.end <= flushed),
-            None => self.stages.iter().map(|gauge| gauge.first_unsafe).min().unwrap_or(0),
-        };
-        for _ in 0..safe {
-            let Some(group) = self.groups.pop_front() else { break };
-            self.base.lsn = group.end;
-            self.base.payload_bytes = group.payload_after;
-        }
-        for gauge in &mut self.stages {
-            gauge.first_unsafe = gauge.first_unsafe.saturating_sub(safe);
-        }
-        if no_rule_flushed.is_some() && safe > 0 {
-            (0..3).for_each(|stage| self.recount(stage));
-        }
-    }
-
     /// Acknowledged payload past the safe position; `None` where that is undefined.
     pub(super) fn bytes(&self, stage: Stage) -> Option<u64> {
         let gauge = &self.stages[stage as usize];
@@ -185,11 +176,17 @@ impl Exposure {
         if end <= self.base.lsn {
             return None;
         }
-        // Tickets come in order, and most acks are for the newest or the oldest batches.
-        if self.groups.front().is_some_and(|group| end <= group.end) {
-            return Some(0);
-        }
-        let index = self.groups.partition_point(|group| group.end < end);
+        let holds = |index: usize| {
+            let starts_before = index == 0 || self.groups.get(index - 1).is_some_and(|group| group.end < end);
+            starts_before && self.groups.get(index).is_some_and(|group| end <= group.end)
+        };
+        // Tickets come and go in order: usually the same batch as the last one, or the next.
+        let last = self.last_located.get();
+        let index = [last, last + 1]
+            .into_iter()
+            .find(|index| holds(*index))
+            .unwrap_or_else(|| self.groups.partition_point(|group| group.end < end));
+        self.last_located.set(index);
         (index < self.groups.len()).then_some(index)
     }
 
@@ -228,7 +225,24 @@ impl Exposure {
             .fold(0, |sum: u64, group| sum.saturating_add(group.acked_bytes));
     }
 
-    /// Makes room: pairs of the older half become one group each, so that the age of a group grows with its
+    /// Forgets what is safe, half of the groups at most; with nothing to forget, merges.
+    fn make_room(&mut self, no_rule_flushed: Option<Lsn>) {
+        let safe = match no_rule_flushed {
+            Some(flushed) => self.first_past(flushed),
+            None => self.stages.iter().map(|gauge| gauge.first_unsafe).min().unwrap_or(0),
+        };
+        let forgotten = safe.min(self.groups.len() / 2);
+        if forgotten == 0 {
+            return self.merge_older_half();
+        }
+        if let Some(last) = self.groups.drain(..forgotten).next_back() {
+            self.base.lsn = last.end;
+            self.base.payload_bytes = last.payload_after;
+        }
+        (0..3).for_each(|stage| self.recount(stage));
+    }
+
+    /// Pairs of the older half become one group each, so that the age of a group grows with its
     /// distance from the end, and the newest half stays exact.
     fn merge_older_half(&mut self) {
         let half = self.groups.len() / 2;

@@ -133,7 +133,7 @@ impl CommitGate {
     /// (see `Progress::apply_report`). A watermark at LSN 0 says that nothing counts at that stage yet.
     pub fn report(&mut self, peer: PeerIndex, watermarks: &StandbyWatermarks) {
         if let Some(standby) = self.standbys.get_mut(peer) {
-            if standby.report.as_ref() == Some(watermarks) {
+            if standby.excluded || standby.report.as_ref() == Some(watermarks) {
                 return;
             }
             standby.report = Some(*watermarks);
@@ -234,7 +234,8 @@ impl CommitGate {
         if start >= after.lsn || after.lsn <= self.sealed.lsn {
             return;
         }
-        self.exposure.push(after, accepted_ns);
+        let no_rule = self.eras.in_force().rule.is_none() && self.eras.pending().is_none();
+        self.exposure.push(after, accepted_ns, no_rule.then_some(self.own_flushed.lsn));
         self.sealed = after;
         self.release_sealed();
     }
@@ -255,6 +256,7 @@ impl CommitGate {
             level: ticket.level,
             // A window at a level that waits for no standby bounds nothing (the driver refuses it beforehand).
             window: ticket.window.filter(|_| ticket.level.is_remote()),
+            is_wait: false,
             waited_for_window: false,
             group: None,
             entries: 1,
@@ -279,6 +281,7 @@ impl CommitGate {
             payload_bytes: 0,
             level,
             window: None,
+            is_wait: true,
             waited_for_window: false,
             group: None,
             entries: 1,
@@ -292,8 +295,7 @@ impl CommitGate {
             self.stale += usize::from(waiting.entries);
             self.forget(&waiting);
             self.end(id, TicketOutcome::Indeterminate("the wait was cancelled".to_owned()));
-            self.eras.drop_finished();
-            self.maybe_sweep();
+            self.settle();
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Waiting {
     pub(super) payload_bytes: u64,
     pub(super) level: Level,
     pub(super) window: Option<Window>,
+    /// A `wait`: it has no record, and its counts are 0.
+    pub(super) is_wait: bool,
     /// Flushed here, its window was not satisfied yet.
     pub(super) waited_for_window: bool,
     /// Version of the rule in force when it came: its group. `None` for what waits for no standby.

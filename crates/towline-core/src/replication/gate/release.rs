@@ -31,11 +31,13 @@ impl CommitGate {
         for group in 0..self.eras.len() {
             self.release_group(group);
         }
+        self.eras.drop_finished();
         self.update_unmet();
         if self.degraded {
             self.release_degraded();
+            self.eras.drop_finished();
+            self.update_unmet();
         }
-        self.eras.drop_finished();
         self.maybe_sweep();
     }
 
@@ -194,7 +196,7 @@ impl CommitGate {
         let fill_bytes = match safe.position() {
             Some(position) if position.lsn >= waiting.end => 0,
             safe => {
-                let through = if waiting.payload_bytes == 0 && waiting.payload_through == 0 {
+                let through = if waiting.is_wait {
                     self.exposure.payload_through(waiting.end)
                 } else {
                     waiting.payload_through
@@ -226,8 +228,6 @@ impl CommitGate {
             let safe = self.safe(stage);
             self.exposure.set_safe(stage, safe);
         }
-        let no_rule = self.eras.in_force().rule.is_none() && self.eras.pending().is_none();
-        self.exposure.drop_safe(no_rule.then_some(self.own_flushed.lsn));
     }
 
     /// Watches whether enough standbys stream; heals by itself.
@@ -268,7 +268,9 @@ impl CommitGate {
         if let Some(GateOutput::Degraded { released }) = self.outputs.get_mut(at) {
             *released = count;
         }
+        // Nobody waits under an older rule any more: it may be met without it.
         self.eras.drop_finished();
+        self.update_unmet();
         self.maybe_sweep();
     }
 
