@@ -94,9 +94,15 @@ impl Report {
     /// Writes `report.json` into the folder `run`, replacing an older one in one step.
     ///
     /// # Errors
-    /// What the file system said.
+    /// What the file system said; or that a figure is not a number, which JSON cannot hold and no one could load.
     pub fn save(&self, run: &Path) -> Result<(), crate::FolderError> {
-        crate::run_folder::write_json(&run.join(REPORT_FILE), self)
+        let path = run.join(REPORT_FILE);
+        let loads_again = serde_json::to_value(self).and_then(serde_json::from_value::<Self>);
+        if let Err(error) = loads_again {
+            let reason = format!("the report holds a figure that is not a number ({error})");
+            return Err(crate::FolderError { path, source: std::io::Error::other(reason) });
+        }
+        crate::run_folder::write_json(&path, self)
     }
 
     /// Points of one experiment.

@@ -75,3 +75,16 @@ fn what_cannot_be_loaded_says_why() {
     assert!(matches!(error, LoadError::Newer { found: 2, .. }), "{error}");
     assert!(error.to_string().contains("use a newer towline"));
 }
+
+#[test]
+fn a_figure_that_is_not_a_number_is_refused_and_the_old_report_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut report = Report::new("test", Vec::new(), Environment::default());
+    report.save(dir.path()).unwrap();
+    let mut bad: Point = serde_json::from_value(point()).unwrap();
+    bad.achieved_per_s = f64::NAN;
+    report.points.push(bad);
+    let error = report.save(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("not a number"), "{error}");
+    assert!(Report::load(dir.path()).unwrap().points.is_empty());
+}

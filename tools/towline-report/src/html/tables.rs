@@ -3,7 +3,7 @@
 use super::escape;
 use crate::groups::{Row, rows};
 use crate::knee::Curve;
-use crate::schema::{Check, Client, FloorNs, Floors, Knee, Point, PrimitiveRace, Report};
+use crate::schema::{Check, Client, FloorNs, Floors, Knee, Point, PrimitiveRace, Report, Window};
 use crate::stats::Summary;
 use crate::table::{check_spread, check_value, link_words, ratio_and_floor, window_words};
 use crate::units;
@@ -102,6 +102,14 @@ pub(super) fn window(report: &Report, curve: &Curve<'_>) -> String {
     for window in curve.windows().into_iter().map(Some).chain([None]) {
         for row in points.iter().filter(|row| row.point.window == window) {
             let name = match window {
+                Some(window @ (Window::Records(_) | Window::Micros(_))) => {
+                    let unit = if matches!(window, Window::Records(_)) { "records" } else { "µs" };
+                    let most = row.summary(|point| Some(point.fill_in_unit.as_ref()?.max as f64));
+                    let most = most.map(|most| {
+                        format!("<small>fill at most {} {unit}</small>", units::grouped(most.max))
+                    });
+                    escape(&window_words(Some(window))) + most.as_deref().unwrap_or_default()
+                }
                 Some(_) => escape(&window_words(window)),
                 None => format!("<code>{}</code>, no window", row.point.level),
             };
