@@ -369,6 +369,30 @@ mod tests {
     }
 
     #[test]
+    fn windows_in_records_and_closed_loops_have_their_chart_too() {
+        let mut report = synthetic::canonical_report(1);
+        report.points.retain(|point| point.experiment != "window");
+        report.knees.clear();
+        for window in [Window::Records(0), Window::Records(1), Window::Records(64), Window::Inf] {
+            let mut point = synthetic::window_point(window, 5000.0, 200_000);
+            point.load = crate::schema::Load::closed(8);
+            point.fill_in_unit = Some(crate::schema::Spread { p50: 3, p99: 7, max: 7 });
+            report.points.push(point);
+        }
+        report.points.push(Point { window: None, ..synthetic::window_point(Window::Inf, 5000.0, 300_000) });
+        let page = render_html(&report);
+        for expected in [
+            "64 records",
+            "fill at most 7 records",
+            "for c clients with records of r bytes",
+            "id=\"chart-window-0\"",
+        ] {
+            assert!(page.contains(expected), "{expected:?} is missing");
+        }
+        assert!(!page.contains("NaN") && !page.contains("could not be drawn"));
+    }
+
+    #[test]
     fn a_report_without_points_is_still_a_page() {
         let page = render_html(&Report::new("empty", Vec::new(), Default::default()));
         assert!(page.contains("<section id=\"machine\""));
