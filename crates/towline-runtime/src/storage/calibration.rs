@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use towline_core::types::limits::MAX_FLUSH_DEPTH;
 use towline_uring::WritePrimitive;
+use towline_uring::floor::Place;
+use towline_uring::primitive::{Primitive, Race, race};
 
 use super::error::OpenError;
 use super::layout::{Layout, replace_file};
@@ -22,7 +25,7 @@ pub struct Calibration {
     pub flush_depth: usize,
     /// Where the two come from, for the log line.
     pub origin: Origin,
-    /// p50 of a durable 4 KiB write at depth 1, in ns, by primitive; empty when nothing was measured.
+    /// p50 of a durable 4 KiB write, one at a time, in ns, by primitive; empty when nothing was measured.
     pub durable_write_ns: BTreeMap<String, u64>,
 }
 
@@ -42,23 +45,33 @@ pub enum Origin {
 /// The file: what was measured, on what, when. Keys that a newer program adds are ignored.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct CalibrationFile {
-    primitive: Name,
+    /// What a ring uses here, by the name it has in flags and reports.
+    primitive: String,
     flush_depth: usize,
     /// Major and minor number of the directory's device.
     device: String,
     measured_at: String,
+    /// p50 of a durable 4 KiB write, one at a time, in ns.
     #[serde(default)]
     durable_write_ns: BTreeMap<String, u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Name {
-    Dsync,
-    WriteThenFsync,
+    /// Durable 4 KiB writes per second, by writes in flight.
+    #[serde(default)]
+    durable_writes_per_s: BTreeMap<String, u64>,
 }
 
 impl Calibration {
+    /// Measures the device and writes the file. Without a ring, or on a device that fails the race, there is no
+    /// file and the defaults hold: the directory is usable, and what is wrong shows when it is used.
+    pub(crate) fn measure(layout: &Layout, options: &StorageOptions) -> Result<(), OpenError> {
+        let place = Place::new(layout.segments(), options.mode());
+        let Ok(race) = race(&place, RACE_TIME) else { return Ok(()) };
+        let file = CalibrationFile::new(&race, device_of(layout.root()));
+        let text = toml::to_string(&file).map_err(|error| {
+            OpenError::io("encode", &layout.calibration(), std::io::Error::other(error.to_string()))
+        })?;
+        replace_file(&layout.calibration(), text.as_bytes(), &options.steps)
+    }
+
     /// What the options say, else the file, else safe defaults. A file that cannot be used is a note, not an error.
     pub(crate) fn load(
         layout: &Layout,
@@ -66,6 +79,14 @@ impl Calibration {
         notes: &mut Vec<String>,
     ) -> Result<Calibration, OpenError> {
         let mut found = match read(&layout.calibration())? {
+            Some(Ok(file)) if ring_primitive(&file.primitive).is_none() => {
+                notes.push(format!(
+                    "{}: '{}' is no way to flush",
+                    layout.calibration().display(),
+                    file.primitive
+                ));
+                defaults()
+            }
             Some(Ok(file)) => from_file(&file, layout, notes),
             Some(Err(why)) => {
                 notes.push(format!("{}: cannot be used ({why})", layout.calibration().display()));
@@ -85,6 +106,38 @@ impl Calibration {
             ));
         }
         Ok(found)
+    }
+}
+
+impl CalibrationFile {
+    fn new(race: &Race, device: String) -> CalibrationFile {
+        let (single, by_depth) = race.results.split_at(race.results.len().min(Primitive::ALL.len()));
+        // A shard flushes in its ring: where a helper thread would win, the better ring primitive is next.
+        let in_ring = single.iter().filter(|result| ring_of(result.primitive).is_some());
+        let best = match ring_of(race.best) {
+            Some(_) => race.best,
+            None => in_ring.min_by_key(|result| result.p50_ns).map_or(Primitive::ALL[0], |result| result.primitive),
+        };
+        let rates = by_depth.iter().map(|result| (format!("{:02}", result.depth), result.per_s as u64));
+        CalibrationFile {
+            primitive: best.name().to_owned(),
+            flush_depth: race.flush_depth as usize,
+            device,
+            measured_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            durable_write_ns: single.iter().map(|r| (r.primitive.name().to_owned(), r.p50_ns)).collect(),
+            durable_writes_per_s: rates.collect(),
+        }
+    }
+}
+
+fn ring_primitive(name: &str) -> Option<WritePrimitive> {
+    Primitive::from_name(name).and_then(ring_of)
+}
+
+fn ring_of(primitive: Primitive) -> Option<WritePrimitive> {
+    match primitive {
+        Primitive::Ring(primitive) => Some(primitive),
+        Primitive::Flusher => None,
     }
 }
 
@@ -108,10 +161,7 @@ fn from_file(file: &CalibrationFile, layout: &Layout, notes: &mut Vec<String>) -
         ));
     }
     Calibration {
-        primitive: match file.primitive {
-            Name::Dsync => WritePrimitive::Dsync,
-            Name::WriteThenFsync => WritePrimitive::WriteThenFsync,
-        },
+        primitive: ring_primitive(&file.primitive).unwrap_or(WritePrimitive::Dsync),
         flush_depth: file.flush_depth,
         origin,
         durable_write_ns: file.durable_write_ns.clone(),
@@ -139,3 +189,5 @@ fn device_of(path: &Path) -> String {
 
 /// Overlaps flushes on every device we know without queueing much behind one another.
 const DEFAULT_FLUSH_DEPTH: usize = 4;
+/// Of the whole race; preparing its file comes on top.
+const RACE_TIME: Duration = Duration::from_millis(600);

@@ -114,13 +114,20 @@ fn is_covered(segments: &Segments, geometry: Geometry, span: Span, path: &Path) 
     Ok(covered)
 }
 
-/// From the last to the first, each gone for good before the next: the sequence never has a gap.
-pub(crate) fn remove_beyond(segments: &Segments, last: u64, steps: &Steps) -> Result<(), OpenError> {
+fn remove_beyond(segments: &Segments, last: u64, steps: &Steps) -> Result<(), OpenError> {
+    let beyond: Vec<u64> =
+        segments.layout().list_segments()?.into_iter().filter(|seq| *seq > last).collect();
+    remove_segments(segments, &beyond, steps)
+}
+
+/// Removes segments (ascending) from the last to the first, each gone for good before the next: the sequence never
+/// has a gap.
+pub(crate) fn remove_segments(segments: &Segments, seqs: &[u64], steps: &Steps) -> Result<(), OpenError> {
     let layout = segments.layout();
-    for seq in layout.list_segments()?.into_iter().rev().take_while(|seq| *seq > last) {
-        steps.take("remove a segment beyond the cut")?;
-        segments.remove(seq);
-        remove_if_there(&layout.segment(seq))?;
+    for seq in seqs.iter().rev() {
+        steps.take("remove a segment behind the log's end")?;
+        segments.remove(*seq);
+        remove_if_there(&layout.segment(*seq))?;
         fsync_dir(&layout.segments()).map_err(OpenError::file)?;
     }
     Ok(())

@@ -190,14 +190,6 @@ impl OpenError {
     }
 }
 
-/// Whether the failure is a lack of space, which may pass.
-pub(crate) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw_os_error),
-        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
-    )
-}
-
 fn holder_text(holder: Option<u32>) -> String {
     holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }

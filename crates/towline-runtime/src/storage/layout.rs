@@ -100,7 +100,10 @@ impl Layout {
     /// Removes what a crash left half-made. Nothing depends on a file under a temporary name.
     pub(crate) fn remove_half_made(&self) -> Result<(), OpenError> {
         for dir in [self.root.clone(), self.segments(), self.cut()] {
-            for name in names(&dir)?.iter().filter(|name| name.ends_with(&format!(".{TEMP_SUFFIX}"))) {
+            let half_made = |name: &&String| {
+                name.ends_with(&format!(".{TEMP_SUFFIX}")) || name.starts_with(MEASURING_PREFIX)
+            };
+            for name in names(&dir)?.iter().filter(half_made) {
                 let path = dir.join(name);
                 fs::remove_file(&path).map_err(|e| OpenError::io("remove", &path, e))?;
             }
@@ -186,5 +189,7 @@ fn sequence_of(name: &str) -> Option<u64> {
 
 const SEGMENT_SUFFIX: &str = "seg";
 const TEMP_SUFFIX: &str = "tmp";
+/// Files of a measurement that did not end.
+const MEASURING_PREFIX: &str = ".towline-floor-";
 /// `lost+found`: a directory may be a file system's own root.
 const OURS: [&str; 7] = ["identity", "meta", "calibration", "lock", "segments", "cut", "lost+found"];

@@ -6,9 +6,11 @@
 //!
 //! Start at [`ShardDir::open`]; then [`Keeper::start`] with what it returned.
 
+mod arena;
 mod calibration;
 mod cut;
 mod error;
+mod files;
 mod headers;
 mod identity;
 mod keeper;
@@ -16,11 +18,13 @@ mod layout;
 mod meta_file;
 mod options;
 mod prepare;
+mod reader;
 mod recovery;
 mod segments;
 mod shard_dir;
 mod steps;
 
+pub use arena::arena_path;
 pub use calibration::{Calibration, Origin};
 pub use error::OpenError;
 pub use identity::{FORMAT_VERSION, Identity};
@@ -28,6 +32,7 @@ pub use keeper::{Command, Keeper, KeeperParts, SendError};
 pub use layout::Layout;
 pub use meta_file::{MetaFile, MetaWriteError};
 pub use options::{Purpose, StorageOptions};
+pub use reader::{LogReader, ReadRecord, records};
 pub use segments::{MappedSegment, Segments};
 pub use shard_dir::{Opened, ShardDir};
 pub use steps::{Steps, Stopped};

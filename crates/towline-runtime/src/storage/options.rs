@@ -1,5 +1,6 @@
 //! How a shard's directory is opened.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use towline_core::types::limits::{
@@ -46,6 +47,9 @@ pub struct StorageOptions {
     pub calibrate: bool,
     /// How long to wait for the lock; a killed process's last writes may hold it for a moment.
     pub lock_wait: Duration,
+    /// Where a standby's arena lies in shared memory; what a killed process left there is taken over. `None`: not
+    /// looked for.
+    pub arena_dir: Option<PathBuf>,
     /// Segments of a trimmed log that are kept to be recycled.
     pub spare_segments: usize,
     /// Tests end the storage after some durable steps.
@@ -66,6 +70,7 @@ impl Default for StorageOptions {
             flush_depth: None,
             calibrate: true,
             lock_wait: Duration::from_millis(1500),
+            arena_dir: Some(PathBuf::from("/dev/shm")),
             spare_segments: 4,
             steps: Steps::default(),
         }

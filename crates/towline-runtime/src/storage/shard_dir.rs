@@ -136,7 +136,7 @@ fn open_locked(layout: &Layout, options: &StorageOptions, lock: DirLock) -> Resu
     let segments = Segments::new(layout.clone(), options.mode(), identity.log);
     let recovered = match identity.log {
         Some((log, geometry)) => {
-            let world = recovery::World { segments: &segments, log, geometry, options };
+            let world = recovery::World { segments: &segments, log, geometry, node: identity.node, options };
             recovery::recover(&world, &mut meta_file, &mut meta, &mut notes)?
         }
         None => Recovered::default(),
@@ -178,6 +178,10 @@ fn make(layout: &Layout, options: &StorageOptions) -> Result<Identity, OpenError
     let log = (options.purpose == Purpose::Primary)
         .then(|| (options.log.unwrap_or_else(random_log_id), geometry));
     MetaFile::create(layout, options.mode(), &Meta { sequence: 1, ..Meta::default() }, &options.steps)?;
+    let all_given = options.primitive.is_some() && options.flush_depth.is_some();
+    if options.calibrate && !all_given {
+        Calibration::measure(layout, options)?;
+    }
     let identity = Identity {
         log,
         node: options.node.unwrap_or_else(random_node_id),

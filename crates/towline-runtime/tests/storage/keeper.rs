@@ -1,0 +1,214 @@
+//! The keeper: segments made ahead, recycled, cut; the meta block written; disks that are full.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use towline_core::node::Input;
+use towline_core::types::{LogId, Lsn, Span};
+use towline_runtime::storage::{Command, Keeper, LogReader, Purpose, ShardDir, StorageOptions};
+
+use crate::support::{GEOMETRY, Kept, Log, Place, options, payload};
+
+#[test]
+fn a_segment_is_made_whole_and_asked_for_twice_only_once() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    let salt = log.prepare(0);
+    assert_eq!(log.prepare(0), salt);
+    let bytes = fs::read(place.segment(0)).unwrap();
+    assert_eq!(bytes.len() as u64, GEOMETRY.segment_bytes);
+    assert_eq!(bytes[..4096], bytes[4096..8192], "two equal headers");
+    assert!(bytes[8192..].iter().all(|byte| *byte == 0));
+    assert_eq!(log.segments.list(), [(0, salt)]);
+    // A leader's own salt replaces it as long as it is empty.
+    let other = salt.wrapping_add(1);
+    let answer = log.kept.ask(Command::Prepare { seq: 0, salt: Some(other) });
+    assert_eq!(answer, Input::SegmentReady { seq: 0, salt: other });
+    log.lead();
+    log.append(&[b"one"]);
+    let answer = log.kept.ask(Command::Prepare { seq: 0, salt: Some(salt) });
+    assert!(matches!(answer, Input::SegmentFailed { seq: 0, .. }), "a segment with batches stays: {answer:?}");
+    log.close();
+    assert_eq!(place.payloads(), [b"one"]);
+}
+
+#[test]
+fn a_meta_write_overtakes_the_making_of_segments() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    for seq in 0..6 {
+        log.kept.send(Command::Prepare { seq, salt: None });
+    }
+    log.meta.sequence += 1;
+    log.kept.send(Command::WriteMeta(log.meta.clone()));
+    let answers: Vec<Input> = (0..7).map(|_| log.kept.next()).collect();
+    let at = answers.iter().position(|answer| matches!(answer, Input::MetaWritten { .. })).unwrap();
+    assert!(at < 6, "{answers:?}");
+    let made = answers.iter().filter(|answer| matches!(answer, Input::SegmentReady { .. })).count();
+    assert_eq!(made, 6);
+}
+
+#[test]
+fn recycling_never_brings_old_batches_back() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.lead();
+    log.append(&[payload(1, 4000).as_slice()]);
+    log.append(&[payload(2, 4000).as_slice()]);
+    log.roll();
+    log.append(&[b"in the second segment"]);
+    let old = fs::read(place.segment(0)).unwrap();
+    let start = GEOMETRY.first_batch(1);
+    log.change_meta(|meta| meta.log_start = start);
+    log.kept.send(Command::Recycle { below: start });
+    let salt = log.prepare(2);
+    assert!(!place.segment(0).exists(), "the old file became the new one");
+    let new = fs::read(place.segment(2)).unwrap();
+    assert_eq!(old[8192..], new[8192..], "its content was not touched");
+    assert_eq!(log.segments.salt(2), Some(salt));
+    log.roll();
+    // The log goes on over the old content: nothing of it is ever believed.
+    log.append(&[b"in the third segment"]);
+    log.close();
+    let wanted: [&[u8]; 2] = [b"in the second segment", b"in the third segment"];
+    assert_eq!(place.payloads(), wanted);
+    let opened = place.open().unwrap();
+    assert_eq!(opened.recovered.end.records, 4);
+    assert_eq!(opened.recovered.cut, None);
+    drop(opened);
+    assert_eq!(place.payloads(), wanted);
+}
+
+#[test]
+fn a_mapped_segment_is_unlinked_and_stays_readable() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.lead();
+    let batch = log.append(&[b"kept by a reader"]);
+    log.roll();
+    log.append(&[b"next"]);
+    let mapped = log.segments.map(0).unwrap();
+    assert!(Arc::ptr_eq(&mapped, &log.segments.map(0).unwrap()), "readers share a mapping");
+    let before = mapped.bytes(batch.stored()).unwrap().to_vec();
+    let start = GEOMETRY.first_batch(1);
+    log.change_meta(|meta| meta.log_start = start);
+    log.kept.send(Command::Recycle { below: start });
+    log.prepare(2);
+    assert!(log.segments.map(0).is_err());
+    assert_eq!(mapped.bytes(batch.stored()).unwrap(), before, "not recycled under the reader");
+    assert_eq!(mapped.bytes(Span::new(Lsn(0), GEOMETRY.segment_end(1))), None);
+    let zeros = fs::read(place.segment(2)).unwrap();
+    assert!(zeros[8192..].iter().all(|byte| *byte == 0), "the new segment is a fresh file");
+}
+
+#[test]
+fn segments_below_the_start_are_few_and_found_again() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.lead();
+    for n in 0..7 {
+        log.append(&[payload(n, 10).as_slice()]);
+        log.roll();
+    }
+    log.append(&[b"last"]);
+    let start = GEOMETRY.first_batch(7);
+    log.change_meta(|meta| meta.log_start = start);
+    log.kept.send(Command::Recycle { below: start });
+    log.change_meta(|_| {});
+    let left = (0..7).filter(|seq| place.segment(*seq).exists()).count();
+    assert_eq!(left, options().spare_segments);
+    log.close();
+    let mut log = Log::start(place.open().unwrap());
+    assert_eq!(log.segments.list().len(), 1);
+    log.prepare(8);
+    let left = (0..7).filter(|seq| place.segment(*seq).exists()).count();
+    assert_eq!(left, options().spare_segments - 1, "one of them was used again");
+    log.close();
+    assert_eq!(place.payloads(), [b"last"]);
+}
+
+#[test]
+fn a_cut_keeps_a_copy_and_says_what_lies_before_it() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.lead();
+    log.append(&[b"stays"]);
+    let (end, hash) = (log.written.end, log.written.hash);
+    let goes = log.append(&[b"goes"]);
+    log.roll();
+    log.append(&[b"goes too"]);
+    let until = log.written.end.lsn.plus(GEOMETRY.in_flight_bytes);
+    let bytes = fs::read(place.segment(0)).unwrap();
+    log.change_meta(|meta| meta.unfinished.push(Span::new(end.lsn, until)));
+    let answer = log.kept.ask(Command::Truncate { to: end.lsn, until });
+    assert_eq!(answer, Input::Truncated { end, previous_hash: hash });
+    assert!(!place.segment(1).exists());
+    let offset = GEOMETRY.offset_of(end.lsn) as usize;
+    assert!(fs::read(place.segment(0)).unwrap()[offset..].iter().all(|byte| *byte == 0));
+    let copies: Vec<_> = fs::read_dir(place.path.join("cut")).unwrap().map(|entry| entry.unwrap()).collect();
+    assert_eq!(copies.len(), 1);
+    assert!(copies[0].file_name().to_string_lossy().starts_with(&format!("{:016x}-", goes.start.0)));
+    let copy = fs::File::open(copies[0].path()).unwrap();
+    let mut first = vec![0; goes.stored().len() as usize];
+    copy.read_exact_at(&mut first, 0).unwrap();
+    assert_eq!(first, bytes[offset..][..first.len()]);
+    // The second segment's batch lies in the copy where it lay in the log.
+    let second = GEOMETRY.first_batch(1).bytes_since(end.lsn);
+    let mut magic = [0; 8];
+    copy.read_exact_at(&mut magic, second).unwrap();
+    assert_eq!(magic, towline_core::format::BATCH_MAGIC);
+    log.close();
+    assert_eq!(place.payloads(), [b"stays"]);
+}
+
+#[test]
+fn a_standby_takes_its_identity_through_the_keeper() {
+    let place = Place::new();
+    let options = StorageOptions { purpose: Purpose::Standby, ..options() };
+    let opened = ShardDir::open(&place.path, &options).unwrap();
+    let (sink, answers) = channel();
+    let keeper = Keeper::start(opened.keeper, move |input| drop(sink.send(input))).unwrap();
+    let kept = Kept { keeper, answers };
+    let refused = kept.ask(Command::Prepare { seq: 0, salt: Some(5) });
+    assert!(matches!(refused, Input::SegmentFailed { seq: 0, .. }), "{refused:?}");
+    let log = LogId([3; 16]);
+    kept.send(Command::AdoptLog { log, geometry: GEOMETRY });
+    assert_eq!(kept.next(), Input::LogAdopted { log, geometry: GEOMETRY });
+    // The attempt that failed is made again by itself.
+    assert_eq!(kept.next(), Input::SegmentReady { seq: 0, salt: 5 });
+    assert_eq!(opened.segments.salt(0), Some(5));
+}
+
+#[test]
+fn a_segment_that_cannot_be_made_is_tried_again_until_it_can() {
+    let place = Place::new();
+    let log = Log::start(place.open().unwrap());
+    // A directory under the temporary name stands in the way, as a full disk would.
+    let obstacle = place.path.join(format!("segments/{:016x}.tmp", 0));
+    fs::create_dir(&obstacle).unwrap();
+    let answer = log.kept.ask(Command::Prepare { seq: 0, salt: None });
+    assert!(matches!(answer, Input::SegmentFailed { seq: 0, .. }), "{answer:?}");
+    std::thread::sleep(Duration::from_millis(250));
+    assert!(log.kept.answers.try_recv().is_err(), "the same cause is said once");
+    fs::remove_dir(&obstacle).unwrap();
+    assert!(matches!(log.kept.next(), Input::SegmentReady { seq: 0, .. }));
+}
+
+#[test]
+fn a_failed_meta_write_ends_all_meta_writes() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.meta.sequence += 1;
+    let mut broken = log.meta.clone();
+    broken.unfinished = vec![Span::new(Lsn(0), Lsn(1)); towline_core::format::MAX_UNFINISHED + 1];
+    let answer = log.kept.ask(Command::WriteMeta(broken));
+    assert!(matches!(answer, Input::MetaFailed { .. }), "{answer:?}");
+    let answer = log.kept.ask(Command::WriteMeta(log.meta.clone()));
+    assert!(matches!(answer, Input::MetaFailed { .. }), "never tried again: {answer:?}");
+    log.close();
+    let meta = LogReader::open_readonly(&place.path, false).unwrap();
+    assert_eq!(meta.meta().incarnation, 1);
+}
