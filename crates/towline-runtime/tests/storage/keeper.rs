@@ -10,7 +10,7 @@ use towline_core::node::Input;
 use towline_core::types::{LogId, Lsn, Span};
 use towline_runtime::storage::{Command, Keeper, LogReader, Purpose, ShardDir, StorageOptions};
 
-use crate::support::{GEOMETRY, Kept, Log, Place, options, payload};
+use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload};
 
 #[test]
 fn a_segment_is_made_whole_and_asked_for_twice_only_once() {
@@ -72,6 +72,7 @@ fn recycling_never_brings_old_batches_back() {
     log.roll();
     // The log goes on over the old content: nothing of it is ever believed.
     log.append(&[b"in the third segment"]);
+    log.seal();
     log.close();
     let wanted: [&[u8]; 2] = [b"in the second segment", b"in the third segment"];
     assert_eq!(place.payloads(), wanted);
@@ -211,4 +212,30 @@ fn a_failed_meta_write_ends_all_meta_writes() {
     log.close();
     let meta = LogReader::open_readonly(&place.path, false).unwrap();
     assert_eq!(meta.meta().incarnation, 1);
+}
+
+#[test]
+fn a_full_disk_is_said_and_left_behind_when_there_is_room_again() {
+    let place = Place::new();
+    let Some(small) = SmallDisk::mount(&place, 20) else {
+        println!("skipped: this user cannot mount a small file system");
+        return;
+    };
+    let path = small.0.join("shard-0");
+    let buffered = StorageOptions { buffered: true, ..options() };
+    let mut log = Log::start(ShardDir::open(&path, &buffered).unwrap());
+    let fill = small.0.join("fill");
+    fs::write(&fill, vec![1; 8 << 20]).unwrap();
+    log.prepare(0);
+    let answer = log.kept.ask(Command::Prepare { seq: 1, salt: None });
+    match &answer {
+        Input::SegmentFailed { seq: 1, error } => assert!(error.contains("no space left"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    // Reads and meta writes go on.
+    log.lead();
+    log.append(&[b"still here"]);
+    fs::remove_file(&fill).unwrap();
+    assert!(matches!(log.kept.next(), Input::SegmentReady { seq: 1, .. }));
+    log.close();
 }

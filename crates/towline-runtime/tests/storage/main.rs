@@ -2,4 +2,5 @@
 
 mod directory;
 mod keeper;
+mod recovery;
 mod support;

@@ -1,6 +1,7 @@
 //! A directory on the real disk, and a hand that writes a log into it as a shard would.
 
 use std::path::{Path, PathBuf};
+use std::process::Command as Process;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -64,6 +65,26 @@ impl Place {
             found.extend(data.map(|record| record.payload.to_vec()));
         }
         found
+    }
+}
+
+/// A file system of a few MiB, to be filled; unmounted at the end.
+pub(crate) struct SmallDisk(pub(crate) PathBuf);
+
+impl SmallDisk {
+    /// `None` where this user may not mount one.
+    pub(crate) fn mount(place: &Place, mebibytes: u64) -> Option<SmallDisk> {
+        let dir = place.path.with_extension("small");
+        std::fs::create_dir(&dir).unwrap();
+        let size = format!("size={mebibytes}m");
+        let mount = Process::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(&dir).output();
+        mount.is_ok_and(|output| output.status.success()).then_some(SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Process::new("umount").arg("-l").arg(&self.0).status();
     }
 }
 
