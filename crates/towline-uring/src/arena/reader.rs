@@ -110,3 +110,62 @@ impl ReaderTable {
 }
 
 const IDLE: u64 = u64::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::{ArenaConfig, ArenaError, ArenaOwner, Backing};
+
+    /// A copy in the middle, as the owner sees it: the announcement stands, the bytes are being read.
+    #[test]
+    fn a_copy_under_way_holds_back_release_and_rewind_but_not_the_owner() {
+        let mut owner = ArenaOwner::new(ArenaConfig {
+            size: 64 * 1024,
+            backing: Backing::Anonymous,
+            block: 4096,
+            header_len: 128,
+            void_header: |len| (len as u64).to_le_bytes(),
+            start: 0,
+        })
+        .unwrap();
+        owner.bytes_mut(0..32_768).unwrap().fill(3);
+        owner.publish(32_768).unwrap();
+        let mut reader = owner.reader().unwrap();
+        let shared = Arc::clone(&reader.shared);
+        let slot = &shared.readers.slots[reader.index];
+        slot.end.store(12_288, Ordering::SeqCst);
+        slot.start.store(8192, Ordering::SeqCst);
+        assert_eq!(owner.release(16_384), 8192, "up to the copy, at once");
+        assert_eq!(owner.set_limit(u64::MAX), 8192 + 65_536, "producers stay out of it too");
+        assert!(owner.bytes(8192..12_288).unwrap().iter().all(|byte| *byte == 3), "not poisoned");
+        assert!(matches!(owner.rewind(8192), Err(ArenaError::Busy)));
+        assert!(owner.bytes_mut(8192..12_288).is_none());
+        slot.start.store(IDLE, Ordering::SeqCst);
+        assert_eq!(owner.release(16_384), 16_384);
+        owner.rewind(16_384).unwrap();
+        let mut out = vec![1];
+        assert_eq!(reader.copy_out(8192..12_288, &mut out), Err(Gone));
+        assert_eq!(reader.copy_out(16_384..16_392, &mut out), Err(Gone), "cut off by the rewind");
+        assert_eq!(out, [1]);
+    }
+
+    #[test]
+    fn readers_are_limited_and_their_slots_return() {
+        let mut config = ArenaConfig {
+            size: 64 * 1024,
+            backing: Backing::Anonymous,
+            block: 4096,
+            header_len: 128,
+            void_header: |len| (len as u64).to_le_bytes(),
+            start: 4096,
+        };
+        let owner = ArenaOwner::new(config.clone()).unwrap();
+        let mut readers: Vec<_> = (0..MAX_READERS).map(|_| owner.reader().unwrap()).collect();
+        assert!(owner.reader().is_none());
+        assert_eq!(readers[0].copy_out(0..u64::MAX, &mut Vec::new()), Err(Gone));
+        readers.pop();
+        assert!(owner.reader().is_some());
+        config.size = 100_000;
+        assert!(matches!(ArenaOwner::new(config), Err(ArenaError::Config(_))));
+    }
+}

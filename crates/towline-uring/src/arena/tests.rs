@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -250,6 +251,11 @@ fn records_survive_many_rounds_under_concurrency() {
             owner.release(starts.front().copied().unwrap_or(0));
             let limit = owner.floor() + owner.size();
             owner.set_limit(limit);
+            thread::yield_now();
+        }
+        // The last batches are still published: a reader that got no turn so far gets it now.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while copies.load(Ordering::Relaxed) == 0 && Instant::now() < deadline {
             thread::yield_now();
         }
         reader_done.store(true, Ordering::Release);
