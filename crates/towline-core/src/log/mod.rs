@@ -1,5 +1,7 @@
 //! The log on one node: group commit, segment plan, recovery.
 
+pub mod recovery;
+
 mod recovered;
 mod segment_plan;
 mod tail;
