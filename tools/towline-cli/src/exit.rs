@@ -16,6 +16,8 @@ pub(crate) enum Code {
     Corrupt = 3,
     /// A node cannot be reached or cannot serve, or an append may have been written or not.
     Unavailable = 4,
+    /// Ctrl-C in a measurement, as a shell counts it.
+    Interrupted = 130,
 }
 
 /// An error with its exit code.

@@ -1,16 +1,21 @@
 //! The `towline` program: nodes, clients, and the tools around a log.
 
+mod bench;
 mod client;
 mod exit;
+mod log;
 mod node;
 mod out;
+mod probe;
+mod report;
 mod units;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use exit::Outcome;
+use exit::{Code, Failure, Outcome};
+use towline_uring::floor::peer_main;
 
 #[derive(Parser)]
 #[command(
@@ -28,19 +33,27 @@ struct Args {
 }
 
 const AFTER_HELP: &str = "\
+What this machine can do (three minutes, prints tables and leaves a page to open):
+  towline bench
+
 A first log, in three terminals:
   towline standby --dir data/a --name a --listen 127.0.0.1:7411
   towline primary --dir data/p --standby a=127.0.0.1:7411 --sync-rule 'ANY 1 (a)' --retain 256M
   seq 1 1000 | towline append --level on | tail -1
   towline status
 
-Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in a standby's memory),
-on (also flushed there), remote_apply (also visible there).
+Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in
+a standby's memory), on (also flushed there), remote_apply (also visible there).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 damaged log, 4 unavailable or outcome not known.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 damaged log, 4 unavailable or
+outcome not known.";
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure what each commit level and window costs on this machine
+    Bench(bench::BenchArgs),
+    /// Measure a directory's device: ways to make writes durable, and floors
+    Probe(probe::ProbeArgs),
     /// Run a primary: it orders appends, writes the log and ships it to its standbys
     Primary(node::PrimaryArgs),
     /// Run a standby: it receives a primary's log, flushes it and reports
@@ -55,6 +68,16 @@ enum Command {
     Rule(client::RuleArgs),
     /// Let a running primary recycle what lies below an LSN
     Trim(client::TrimArgs),
+    /// Look at a directory without opening it as a node
+    Log(log::LogArgs),
+    /// Show a run again: tables, and the page written anew
+    Report(report::ReportArgs),
+    /// The second process of a measurement
+    #[command(name = probe::PEER_COMMAND, hide = true)]
+    FloorPeer {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -77,5 +100,12 @@ fn run(command: Command) -> Outcome {
         Command::Status(args) => client::status(args),
         Command::Rule(args) => client::rule(args),
         Command::Trim(args) => client::trim(args),
+        Command::Bench(args) => bench::bench(args),
+        Command::Probe(args) => probe::probe(args),
+        Command::Log(args) => log::log(args),
+        Command::Report(args) => report::report(args),
+        Command::FloorPeer { arguments } => {
+            peer_main(&arguments).map_err(|error| Failure::new(Code::Failed, error))
+        }
     }
 }

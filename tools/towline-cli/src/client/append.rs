@@ -51,8 +51,15 @@ pub(crate) fn append(args: AppendArgs) -> Outcome {
         ..Default::default()
     };
     let client = args.target.connect(options)?;
-    let mut run =
-        Run { client, acks: out::stdout(), early: BTreeMap::new(), next: None, refused: 0, unknown: 0 };
+    let mut run = Run {
+        client,
+        acks: out::stdout(),
+        early: BTreeMap::new(),
+        next: None,
+        refused: 0,
+        unavailable: false,
+        unknown: 0,
+    };
     let mut input = io::stdin().lock();
     let read = run.feed(&mut input, &args);
     // What was sent is waited for, and printed, whatever ended the input.
@@ -63,7 +70,7 @@ pub(crate) fn append(args: AppendArgs) -> Outcome {
     match (run.unknown, run.refused) {
         (0, 0) => Ok(()),
         (0, refused) => Err(Failure::new(
-            Code::Failed,
+            if run.unavailable { Code::Unavailable } else { Code::Failed },
             anyhow::anyhow!("{refused} append(s) refused; nothing of them was written"),
         )),
         (unknown, refused) => Err(Failure::new(
@@ -83,6 +90,8 @@ struct Run<W: Write> {
     /// The request whose end is printed next.
     next: Option<u64>,
     refused: u64,
+    /// Some were refused because the node cannot serve: another try, or another node, may help.
+    unavailable: bool,
     unknown: u64,
 }
 
@@ -148,6 +157,7 @@ impl<W: Write> Run<W> {
                 Ended::Committed(committed) => print_ack(&mut self.acks, &committed)?,
                 Ended::Refused(why) => {
                     self.refused += 1;
+                    self.unavailable |= NOT_SERVING.iter().any(|start| why.starts_with(start));
                     writeln!(self.acks, "refused: {}", one_line(&why))?;
                 }
                 Ended::Indeterminate(why) => {
@@ -159,6 +169,9 @@ impl<W: Write> Run<W> {
         Ok(())
     }
 }
+
+/// How a node begins the reason when nothing is wrong with the request.
+const NOT_SERVING: [&str; 4] = ["unavailable", "fenced", "poisoned", "the node is stopping"];
 
 fn print_ack(to: &mut impl Write, committed: &Committed) -> io::Result<()> {
     writeln!(to, "{} {}", committed.lsn, committed.level)

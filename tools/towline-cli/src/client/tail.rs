@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use towline::Lsn;
 use towline::client::{ClientOptions, TailRecords};
-use towline::{Lsn, Record};
 
 use super::Target;
 use super::status::readable_end;
@@ -78,32 +78,36 @@ pub(crate) fn tail(args: TailArgs) -> Outcome {
 const QUIET: Duration = Duration::from_millis(200);
 
 fn print_batch(to: &mut impl Write, batch: &TailRecords, format: Format) -> io::Result<()> {
-    batch.records().try_for_each(|record| print_record(to, &record, batch.next, format))
+    batch
+        .records()
+        .try_for_each(|record| print_record(to, record.lsn, record.end, &record.payload, batch.next, format))
 }
 
 /// Prints one record.
 pub(crate) fn print_record(
     to: &mut impl Write,
-    record: &Record,
+    lsn: Lsn,
+    end: Lsn,
+    payload: &[u8],
     next: Lsn,
     format: Format,
 ) -> io::Result<()> {
     match format {
         Format::Raw => {
-            to.write_all(&record.payload)?;
+            to.write_all(payload)?;
             to.write_all(b"\n")
         }
-        Format::Hex => writeln!(to, "{} {}", record.lsn, hex(&record.payload)),
+        Format::Hex => writeln!(to, "{} {}", lsn, hex(payload)),
         Format::Json => {
-            let (key, text) = match std::str::from_utf8(&record.payload) {
+            let (key, text) = match std::str::from_utf8(payload) {
                 Ok(text) => ("text", text.to_owned()),
-                Err(_) => ("hex", hex(&record.payload)),
+                Err(_) => ("hex", hex(payload)),
             };
             let line = serde_json::json!({
-                "lsn": record.lsn.to_string(),
-                "end": record.end.to_string(),
+                "lsn": lsn.to_string(),
+                "end": end.to_string(),
                 "next": next.to_string(),
-                "bytes": record.payload.len(),
+                "bytes": payload.len(),
                 key: text,
             });
             writeln!(to, "{line}")

@@ -60,7 +60,7 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "N")]
     prepare_segments: Option<u32>,
     /// Go through the page cache, where the file system has no direct I/O
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     buffered: Option<bool>,
     /// How writes are made durable [default: as calibrated for the device]
     #[arg(long, value_enum)]
@@ -85,6 +85,9 @@ pub(crate) struct NodeFlags {
     /// Record every input of the state machines into FILE.<shard>, to be replayed
     #[arg(long, value_name = "FILE")]
     record_inputs: Option<PathBuf>,
+    /// Stop cleanly when standard input ends: whoever started this node has gone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    until_input_ends: Option<bool>,
 }
 
 /// What only a primary takes.
@@ -103,7 +106,7 @@ pub(crate) struct PrimaryFlags {
     #[serde(default, deserialize_with = "toml_bytes")]
     retain: Option<u64>,
     /// After a restart, lead without asking the standbys; prints what that risks
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     alone: Option<bool>,
 }
 
@@ -112,7 +115,7 @@ pub(crate) struct PrimaryFlags {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct StandbyFlags {
     /// Apply only what the sync rule has made safe [default: what the primary has flushed]
-    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     apply_safe: Option<bool>,
 }
 
@@ -136,11 +139,14 @@ pub(crate) enum PrimitiveName {
     Flusher,
 }
 
-/// A primary as it will be started.
+/// A node as it will be started.
 #[derive(Debug)]
-pub(crate) struct PrimaryPlan {
+pub(crate) struct Plan {
     pub(crate) options: NodeOptions,
+    /// Trim by itself to this.
     pub(crate) retain_bytes: Option<u64>,
+    /// Stop when standard input ends.
+    pub(crate) until_input_ends: bool,
 }
 
 /// Flags and file of a primary, checked against each other.
@@ -148,8 +154,9 @@ pub(crate) fn plan_primary(
     config: Option<&Path>,
     node: NodeFlags,
     own: PrimaryFlags,
-) -> Result<PrimaryPlan, Failure> {
+) -> Result<Plan, Failure> {
     let (node, own) = with_file(config, node, own)?;
+    let until_input_ends = node.until_input_ends.unwrap_or(false);
     let mut options = node.options(Role::Primary)?;
     check_rule(own.sync_rule.as_deref(), &options.standbys)?;
     if own.degrade_after.is_some() && options.standbys.is_empty() {
@@ -169,7 +176,7 @@ pub(crate) fn plan_primary(
     options.sync_rule = own.sync_rule;
     options.unmet = own.degrade_after.map_or(Unmet::Stall, Unmet::DegradeAfter);
     options.alone = own.alone.unwrap_or(false);
-    Ok(PrimaryPlan { options, retain_bytes: own.retain })
+    Ok(Plan { options, retain_bytes: own.retain, until_input_ends })
 }
 
 /// A rule that can never be met would stall every remote append: refused before anything is touched.
@@ -191,11 +198,12 @@ pub(crate) fn plan_standby(
     config: Option<&Path>,
     node: NodeFlags,
     own: StandbyFlags,
-) -> Result<NodeOptions, Failure> {
+) -> Result<Plan, Failure> {
     let (node, own) = with_file(config, node, own)?;
+    let until_input_ends = node.until_input_ends.unwrap_or(false);
     let mut options = node.options(Role::Standby)?;
     options.apply_safe = own.apply_safe.unwrap_or(false);
-    Ok(options)
+    Ok(Plan { options, retain_bytes: None, until_input_ends })
 }
 
 impl NodeFlags {
@@ -335,7 +343,7 @@ merge!(NodeFlags {
     segment_bytes = "segment-bytes", arena_bytes = "arena-bytes", in_flight_bytes = "in-flight-bytes",
     retention_bytes = "retention-bytes", hold_bytes = "hold-bytes", prepare_segments = "prepare-segments",
     buffered = "buffered", primitive = "primitive", flush_depth = "flush-depth", host = "host", pin = "pin",
-    spin = "spin", heartbeat = "heartbeat", record_inputs = "record-inputs",
+    until_input_ends = "until-input-ends", spin = "spin", heartbeat = "heartbeat", record_inputs = "record-inputs",
 } lists { standby = "standby" });
 merge!(PrimaryFlags {
     sync_rule = "sync-rule", degrade_after = "degrade-after", retain = "retain", alone = "alone",

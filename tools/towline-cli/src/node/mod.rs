@@ -1,5 +1,6 @@
 //! Long-running nodes: start, say ready, serve until told to stop, stop cleanly.
 
+mod events;
 mod flags;
 
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use signal_hook::iterator::Signals;
 use towline::{NodeOptions, StartError};
 use towline_runtime::RunningNode;
 
-use self::flags::{NodeFlags, PrimaryFlags, StandbyFlags, plan_primary, plan_standby, role_name};
+use self::flags::{NodeFlags, Plan, PrimaryFlags, StandbyFlags, plan_primary, plan_standby, role_name};
 use crate::exit::{Code, Failure, Outcome};
 use crate::out;
 
@@ -73,20 +74,24 @@ pub(crate) fn run_primary(args: PrimaryArgs) -> Outcome {
             "towline: --retain {retain}: trimming by itself what lies farther behind the flushed end"
         ));
     }
-    serve(plan.options, plan.retain_bytes)
+    serve(plan)
 }
 
 pub(crate) fn run_standby(args: StandbyArgs) -> Outcome {
-    serve(plan_standby(args.config.as_deref(), args.node, args.own)?, None)
+    serve(plan_standby(args.config.as_deref(), args.node, args.own)?)
 }
 
 /// Starts the node and keeps it until a signal comes.
-fn serve(mut options: NodeOptions, retain_bytes: Option<u64>) -> Outcome {
+fn serve(plan: Plan) -> Outcome {
+    let Plan { mut options, retain_bytes, until_input_ends } = plan;
     warn_of_open_port(&options);
     let (name, role, shards) = (options.name.clone(), options.role, options.shards);
-    options.on_event = Some(Arc::new(|shard, event| out::note(&format!("towline: shard {shard}: {event}"))));
+    let standbys: Vec<String> = options.standbys.iter().map(|standby| standby.name.clone()).collect();
+    options.on_event = Some(Arc::new(move |shard, event| {
+        out::note(&format!("towline: shard {shard}: {}", events::line(event, &standbys)));
+    }));
     // Before the start: a signal that comes while the log is recovered must not be lost.
-    let signals = signals()?;
+    let stops = stops(until_input_ends)?;
     let node = RunningNode::start(options, None).map_err(start_failure)?;
     if let Some(address) = node.listen_address() {
         let role = role_name(role);
@@ -95,15 +100,14 @@ fn serve(mut options: NodeOptions, retain_bytes: Option<u64>) -> Outcome {
     }
     let mut trimmer =
         retain_bytes.map(|retain_bytes| Trimmer { retain_bytes, trimmed: vec![0; usize::from(shards)] });
-    let signal = loop {
-        match signals.recv_timeout(TRIM_EVERY) {
-            Ok(signal) => break signal,
+    let why = loop {
+        match stops.recv_timeout(TRIM_EVERY) {
+            Ok(why) => break why,
             Err(RecvTimeoutError::Timeout) => trimmer.iter_mut().for_each(|trimmer| trimmer.turn(&node)),
-            Err(RecvTimeoutError::Disconnected) => break SIGTERM,
+            Err(RecvTimeoutError::Disconnected) => break "no signal can arrive any more",
         }
     };
-    let signal_name = if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-    out::note(&format!("towline: {signal_name}: flushing and sealing; a second one ends at once"));
+    out::note(&format!("towline: {why}: flushing and sealing; a signal now ends it at once"));
     node.stop().map_err(|error| Failure::new(Code::Failed, error))?;
     out::note("towline: stopped cleanly");
     Ok(())
@@ -128,24 +132,35 @@ impl Trimmer {
     }
 }
 
-/// The first signal arrives in the channel; a second one ends the process without more ado.
-fn signals() -> Result<Receiver<i32>, Failure> {
+/// Why to stop arrives in the channel; a second signal ends the process without more ado.
+fn stops(until_input_ends: bool) -> Result<Receiver<&'static str>, Failure> {
     let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| Failure::new(Code::Failed, error))?;
     let (sender, receiver) = channel();
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(move || {
-            let mut count = 0;
-            for signal in &mut signals {
-                count += 1;
-                if count > 1 {
-                    std::process::exit(128 + signal);
-                }
-                // The receiver lives as long as the process.
-                let _ = sender.send(signal);
+    let input = until_input_ends.then(|| sender.clone());
+    let watch_signals = move || {
+        let mut count = 0;
+        for signal in &mut signals {
+            count += 1;
+            if count > 1 {
+                std::process::exit(128 + signal);
             }
-        })
-        .map_err(|error| Failure::new(Code::Failed, error))?;
+            // The receiver lives as long as the process.
+            let _ = sender.send(if signal == SIGINT { "SIGINT" } else { "SIGTERM" });
+        }
+    };
+    let watch_input = move || {
+        let Some(sender) = input else { return };
+        // An error ends the input too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = sender.send("standard input has ended");
+    };
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(run)
+    };
+    spawn("signals", Box::new(watch_signals)).map_err(|error| Failure::new(Code::Failed, error))?;
+    if until_input_ends {
+        spawn("input", Box::new(watch_input)).map_err(|error| Failure::new(Code::Failed, error))?;
+    }
     Ok(receiver)
 }
 
