@@ -31,7 +31,8 @@ use super::steps::Steps;
 #[derive(Clone, PartialEq, Debug)]
 pub enum Command {
     /// Make segment `seq`, with the leader's salt where one is given. Answer: `SegmentReady`; the file is then in
-    /// [`Segments`]. While it fails: `SegmentFailed` once for each new cause, and further attempts.
+    /// [`Segments`], and whoever holds an earlier file of that number lets go of it. While it fails:
+    /// `SegmentFailed` once for each new cause, and further attempts.
     Prepare {
         /// Sequence number.
         seq: u64,

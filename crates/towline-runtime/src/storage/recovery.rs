@@ -16,7 +16,7 @@ use super::cut::{Later, cut_tail, remove_segments};
 use super::error::OpenError;
 use super::files::{Files, unreadable};
 use super::meta_file::{MetaFile, write_failed};
-use super::options::StorageOptions;
+use super::options::{Purpose, StorageOptions};
 use super::segments::Segments;
 
 /// What recovery works on.
@@ -51,6 +51,7 @@ pub(crate) fn recover(
             return Err(OpenError::corrupt(&world.segments.layout().segments(), span.start, span.end, why));
         }
     }
+    world.drop_arena();
     // What is durable now was not in flight: keeping its span would excuse later rot.
     let end = found.recovered.end.lsn;
     meta.unfinished = clip(&meta.unfinished, end);
@@ -132,6 +133,16 @@ impl World<'_> {
             span.len()
         ));
         Ok(true)
+    }
+
+    /// Only a standby goes on with the arena; where this node leads, what it held is on the disk now or worthless.
+    fn drop_arena(&self) {
+        if let (Purpose::Primary, Some(dir)) = (self.options.purpose, &self.options.arena_dir) {
+            let path = arena_path(dir, self.node, self.options.shard);
+            if matches!(ArenaSurvivor::find(&path), Ok(Some(_))) {
+                let _ = std::fs::remove_file(path);
+            }
+        }
     }
 
     fn cut(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use towline_core::types::{Geometry, LogId, Span};
+use towline_core::types::{Geometry, LogId, Lsn, Span};
 use towline_uring::{DataFile, FileMode};
 
 use super::error::OpenError;
@@ -157,6 +157,19 @@ impl MappedSegment {
         }
         let range = span.start.bytes_since(start) as usize..span.end.bytes_since(start) as usize;
         self.map.as_ref().get(range)
+    }
+
+    /// Copies the bytes at `lsn` out.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the range leaves the segment.
+    pub fn read_at(&self, lsn: Lsn, into: &mut [u8]) -> io::Result<()> {
+        let bytes = self.bytes(Span::new(lsn, lsn.plus(into.len() as u64)));
+        let bytes = bytes.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidInput, format!("{lsn} and on leaves segment {}", self.seq))
+        })?;
+        into.copy_from_slice(bytes);
+        Ok(())
     }
 }
 
