@@ -69,7 +69,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn hostile_segments_never_panic(patches in vec((0usize..(128 << 10), vec(any::<u8>(), 1..600)), 0..40), keep: bool) {
+    fn hostile_segments_never_panic(patches in vec((0usize..GEOMETRY.segment_bytes as usize, vec(any::<u8>(), 1..600)), 0..40), keep: bool) {
         let mut log = sealed();
         log.append(&[&noise(9000, 3)]);
         log.roll();

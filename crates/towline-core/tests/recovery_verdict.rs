@@ -156,7 +156,7 @@ fn what_a_crash_leaves_is_recovered() {
 fn a_refusal_names_a_range_from_the_hole_and_a_reason_that_holds() {
     for_all(|evidence, verdict| {
         let Verdict::Corrupt { span, why } = verdict else { return };
-        assert!(span.start == X && span.len() > 0, "{evidence:?}: {span:?}");
+        assert!(span.start == X && !span.is_empty(), "{evidence:?}: {span:?}");
         assert!(
             evidence.valid_behind.is_none_or(|behind| span.end == behind.start),
             "{evidence:?}: {span:?}"

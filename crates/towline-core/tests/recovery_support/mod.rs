@@ -17,7 +17,7 @@ use towline_core::types::{Geometry, LogId, Lsn, Meta, NodeId, Position, Span, Te
 pub const LOG: LogId = LogId([0xA7; 16]);
 pub const BLOCK: usize = 4096;
 /// Small, so that every case is cheap; the code knows no smallest segment.
-pub const GEOMETRY: Geometry = Geometry { segment_bytes: 128 << 10, in_flight_bytes: 32 << 10 };
+pub const GEOMETRY: Geometry = Geometry { segment_bytes: 64 << 10, in_flight_bytes: 32 << 10 };
 pub const TERM: Term = Term { number: 1, node: NodeId(1) };
 
 /// Segment files in memory, and the writer's state.

@@ -48,6 +48,7 @@ impl Look<'_> {
     /// been in flight, and at least where their first batch would lie.
     pub(super) fn from(&self, at: Lsn, limit_end: Lsn) -> Result<Ahead, ScanError> {
         let mut ahead = Ahead::default();
+        let mut window = Window::new(self.source);
         let own = self.geometry.segment_of(at);
         for (seq, state) in self.table.states.range(own..) {
             let first = self.geometry.first_batch(*seq);
@@ -58,14 +59,20 @@ impl Look<'_> {
             let start = if at < first { first } else { start };
             let end = if *seq == own { file_end } else { first.plus(2 * MAX_BATCH_BYTES).max(limit_end) };
             let salt = state.ours().map(|header| header.salt);
-            self.search(*seq, Span::new(start, end.min(file_end)), salt, &mut ahead)?;
+            self.search(&mut window, *seq, Span::new(start, end.min(file_end)), salt, &mut ahead)?;
         }
         Ok(ahead)
     }
 
     /// `salt`: `None` where the segment's header is damaged; then a batch's own word is all there is.
-    fn search(&self, seq: u64, span: Span, salt: Option<u32>, ahead: &mut Ahead) -> Result<(), ScanError> {
-        let mut window = Window::new(self.source);
+    fn search(
+        &self,
+        window: &mut Window<'_>,
+        seq: u64,
+        span: Span,
+        salt: Option<u32>,
+        ahead: &mut Ahead,
+    ) -> Result<(), ScanError> {
         let file_end = self.geometry.offset_of(span.start) + span.len();
         let mut piece = span.start;
         while piece < span.end {
