@@ -85,7 +85,8 @@ impl ArenaSurvivor {
             let Some(file) = world.segments.file(seq) else { break };
             world.options.steps.take("write a batch from the arena")?;
             let stored = header.stored().len() as usize;
-            file.pwrite_all(world.geometry.offset_of(header.start), &buf[..stored]).map_err(OpenError::file)?;
+            file.pwrite_all(world.geometry.offset_of(header.start), &buf[..stored])
+                .map_err(OpenError::file)?;
             touched.insert(seq);
             batches += 1;
             at = DiskEnd { end: header.after(), previous_hash: hash };

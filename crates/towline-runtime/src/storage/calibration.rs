@@ -116,7 +116,9 @@ impl CalibrationFile {
         let in_ring = single.iter().filter(|result| ring_of(result.primitive).is_some());
         let best = match ring_of(race.best) {
             Some(_) => race.best,
-            None => in_ring.min_by_key(|result| result.p50_ns).map_or(Primitive::ALL[0], |result| result.primitive),
+            None => in_ring
+                .min_by_key(|result| result.p50_ns)
+                .map_or(Primitive::ALL[0], |result| result.primitive),
         };
         let rates = by_depth.iter().map(|result| (format!("{:02}", result.depth), result.per_s as u64));
         CalibrationFile {

@@ -88,8 +88,8 @@ fn keep_copy(
 fn content_len(segments: &Segments, geometry: Geometry, span: Span) -> Result<u64, OpenError> {
     let mut end = span.start;
     for_each_chunk(segments, geometry, span, &mut |at, bytes| {
-        let blocks = bytes.chunks(BLOCK_BYTES as usize);
-        if let Some(last) = blocks.enumerate().filter(|(_, block)| !is_zero(block)).map(|(n, _)| n).last() {
+        let blocks: Vec<&[u8]> = bytes.chunks(BLOCK_BYTES as usize).collect();
+        if let Some(last) = blocks.iter().rposition(|block| !is_zero(block)) {
             end = at.plus((last as u64 + 1) * BLOCK_BYTES);
         }
         Ok(())
@@ -115,8 +115,7 @@ fn is_covered(segments: &Segments, geometry: Geometry, span: Span, path: &Path) 
 }
 
 fn remove_beyond(segments: &Segments, last: u64, steps: &Steps) -> Result<(), OpenError> {
-    let beyond: Vec<u64> =
-        segments.layout().list_segments()?.into_iter().filter(|seq| *seq > last).collect();
+    let beyond: Vec<u64> = segments.layout().list_segments()?.into_iter().filter(|seq| *seq > last).collect();
     remove_segments(segments, &beyond, steps)
 }
 
@@ -155,7 +154,7 @@ fn for_each_chunk(
     segments: &Segments,
     geometry: Geometry,
     span: Span,
-    show: &mut dyn FnMut(Lsn, &[u8]) -> Result<(), OpenError>,
+    show: &mut Show<'_>,
 ) -> Result<(), OpenError> {
     let mut buf = AlignedBuf::zeroed(CHUNK_BYTES);
     let mut next = span.start;
@@ -200,6 +199,8 @@ fn drop_oldest_copies(segments: &Segments) -> Result<(), OpenError> {
     let excess = copies.len().saturating_sub(MAX_COPIES);
     copies.iter().take(excess).try_for_each(|(_, path)| remove_if_there(path))
 }
+
+type Show<'a> = dyn FnMut(Lsn, &[u8]) -> Result<(), OpenError> + 'a;
 
 const CHUNK_BYTES: usize = 1 << 20;
 /// Copies kept at most.

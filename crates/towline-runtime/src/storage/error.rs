@@ -34,7 +34,9 @@ pub enum OpenError {
         holder: Option<u32>,
     },
     /// The directory or its file system cannot be written.
-    #[error("{path}: cannot be written ({source}); a node writes to its directory even while it only follows")]
+    #[error(
+        "{path}: cannot be written ({source}); a node writes to its directory even while it only follows"
+    )]
     ReadOnly {
         /// The path.
         path: PathBuf,
@@ -132,7 +134,9 @@ pub enum OpenError {
         why: String,
     },
     /// The identity or the meta block is damaged.
-    #[error("{path}: is damaged: {why}; nothing was changed, restore the file or make the node anew from its peers")]
+    #[error(
+        "{path}: is damaged: {why}; nothing was changed, restore the file or make the node anew from its peers"
+    )]
     DamagedFile {
         /// The file.
         path: PathBuf,

@@ -87,7 +87,9 @@ impl Identity {
 
     fn from_body(body: &str) -> Option<Identity> {
         let field = |key: &str| {
-            body.lines().find_map(|line| line.split_once(" = ").filter(|(name, _)| *name == key)).map(|(_, v)| v)
+            body.lines()
+                .find_map(|line| line.split_once(" = ").filter(|(name, _)| *name == key))
+                .map(|(_, v)| v)
         };
         let log = match field("log") {
             None => None,

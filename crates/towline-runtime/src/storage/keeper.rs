@@ -284,7 +284,8 @@ impl Worker {
 
     /// A file that nobody reads any more and whose batches the new salt makes invalid.
     fn take_spare(&mut self, salt: Option<u32>) -> Option<Spare> {
-        let free = |spare: &Spare| Arc::strong_count(&spare.entry.file) == 1 && Some(spare.entry.salt) != salt;
+        let free =
+            |spare: &Spare| Arc::strong_count(&spare.entry.file) == 1 && Some(spare.entry.salt) != salt;
         let at = self.spares.iter().position(free)?;
         Some(self.spares.swap_remove(at))
     }
@@ -304,7 +305,9 @@ impl Worker {
         debug_assert!(below <= self.desk.log_start, "recycling before the log's start is durable");
         let below = below.min(self.desk.log_start);
         let Some((_, geometry)) = self.segments.log() else { return Flow::On };
-        for (seq, _) in self.segments.list().into_iter().filter(|(seq, _)| geometry.segment_end(*seq) <= below) {
+        for (seq, _) in
+            self.segments.list().into_iter().filter(|(seq, _)| geometry.segment_end(*seq) <= below)
+        {
             if let Some(entry) = self.segments.remove(seq) {
                 self.spares.push(Spare { seq, entry });
             }
@@ -336,7 +339,9 @@ impl Worker {
         match self.cut(span) {
             Ok((end, previous_hash)) => self.desk.answer(Input::Truncated { end, previous_hash }),
             Err(OpenError::Stopped(_)) => Flow::End,
-            Err(error) => self.desk.answer(Input::WriteFailed { span, error: format!("cutting the log: {error}") }),
+            Err(error) => {
+                self.desk.answer(Input::WriteFailed { span, error: format!("cutting the log: {error}") })
+            }
         }
     }
 
@@ -355,7 +360,9 @@ impl Worker {
         match self.dir.adopt_identity(log, geometry) {
             Ok(()) => self.desk.answer(Input::LogAdopted { log, geometry }),
             Err(OpenError::Stopped(_)) => Flow::End,
-            Err(error) => self.desk.answer(Input::MetaFailed { error: format!("taking the log's identity: {error}") }),
+            Err(error) => {
+                self.desk.answer(Input::MetaFailed { error: format!("taking the log's identity: {error}") })
+            }
         }
     }
 }

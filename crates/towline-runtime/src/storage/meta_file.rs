@@ -58,7 +58,11 @@ impl MetaFile {
 
     /// Opens the file and reads the block in force; the other copies are rewritten before this returns, so that a
     /// lone newer one cannot come to win later.
-    pub(crate) fn open(layout: &Layout, mode: FileMode, steps: &Steps) -> Result<(MetaFile, Meta), OpenError> {
+    pub(crate) fn open(
+        layout: &Layout,
+        mode: FileMode,
+        steps: &Steps,
+    ) -> Result<(MetaFile, Meta), OpenError> {
         let path = layout.meta();
         let file = DataFile::open(&path, mode).map_err(OpenError::file)?;
         // Never decide on bytes that were not durable.

@@ -104,9 +104,8 @@ fn check_name(name: &str) -> Result<(), OpenError> {
     if fits && plain {
         return Ok(());
     }
-    let why = format!(
-        "'{name}' cannot name a node: use 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' or '.'"
-    );
+    let why =
+        format!("'{name}' cannot name a node: use 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' or '.'");
     Err(OpenError::BadOptions { why })
 }
 
@@ -119,7 +118,10 @@ pub(crate) fn check_geometry(geometry: Geometry) -> Result<(), OpenError> {
         return Err(OpenError::BadOptions { why });
     }
     let least = 2 * MAX_BATCH_BYTES;
-    if in_flight_bytes < least || !in_flight_bytes.is_multiple_of(BLOCK_BYTES) || in_flight_bytes > MAX_SEGMENT_BYTES {
+    if in_flight_bytes < least
+        || !in_flight_bytes.is_multiple_of(BLOCK_BYTES)
+        || in_flight_bytes > MAX_SEGMENT_BYTES
+    {
         let why = format!(
             "{in_flight_bytes} bytes in flight: use a multiple of {BLOCK_BYTES} from {least} to {MAX_SEGMENT_BYTES}"
         );

@@ -122,7 +122,8 @@ fn share_lock(layout: &Layout) -> Result<Option<File>, OpenError> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => {
-            let holder = std::fs::read_to_string(layout.lock()).ok().and_then(|text| text.trim().parse().ok());
+            let holder =
+                std::fs::read_to_string(layout.lock()).ok().and_then(|text| text.trim().parse().ok());
             Err(OpenError::Locked { path: layout.root().to_owned(), holder })
         }
         Err(errno) => Err(OpenError::io("lock", &layout.lock(), errno.into())),

@@ -4,10 +4,10 @@
 //! keep a copy → zero → flush → scan again. A crash between any two of these leaves a log that recovers to the same
 //! end; a corrupt log is left as it was found.
 
-use towline_core::format::{FORMAT_VERSION, MAX_UNFINISHED, SegmentHeader};
+use towline_core::format::{FORMAT_VERSION, MAX_UNFINISHED, SEGMENT_VERSION, SegmentHeader, SegmentVerdict};
 use towline_core::log::Recovered;
-use towline_core::log::recovery::{Scan, ScanInput, Standing, Verdict, Why, scan};
-use towline_core::types::limits::BLOCK_BYTES;
+use towline_core::log::recovery::{Scan, ScanInput, SegmentSource, Standing, Verdict, Why, scan};
+use towline_core::types::limits::{BLOCK_BYTES, SEGMENT_HEADER_BYTES};
 use towline_core::types::{Geometry, LogId, Lsn, Meta, NodeId, Span};
 use towline_uring::AlignedBuf;
 
@@ -68,7 +68,7 @@ impl World<'_> {
         let input = ScanInput { log: self.log, geometry: self.geometry, meta, peer_holds: None };
         let found = scan(&files, input).map_err(|error| unreadable(layout, error))?;
         if let Verdict::Corrupt { span, why } = &found.verdict {
-            return Err(self.refuse(*span, *why));
+            return Err(self.refuse(&files, *span, *why));
         }
         for (seq, salt) in &found.recovered.segments {
             if self.segments.salt(*seq) != Some(*salt) {
@@ -78,19 +78,40 @@ impl World<'_> {
         Ok(found)
     }
 
-    fn refuse(&self, span: Span, why: Why) -> OpenError {
-        let path = self.segments.layout().segment(self.geometry.segment_of(span.start));
-        if matches!(why, Why::NotACrash { standing: Standing::NewerFormat }) {
-            let supported = u32::from(FORMAT_VERSION);
-            return OpenError::NewerFormat { path, found: supported + 1, supported };
+    fn refuse(&self, files: &Files, span: Span, why: Why) -> OpenError {
+        let seq = self.geometry.segment_of(span.start);
+        let path = self.segments.layout().segment(seq);
+        if let Some((found, supported)) = self.newer_format(files, seq, why) {
+            return OpenError::NewerFormat { path, found, supported };
         }
         OpenError::corrupt(&path, span.start, span.end, why.to_string())
+    }
+
+    /// Whether it is not damage that stops the log but a newer program's segment or batch: its format, and ours.
+    fn newer_format(&self, files: &Files, seq: u64, why: Why) -> Option<(u32, u32)> {
+        match why {
+            Why::NotACrash { standing: Standing::NewerFormat } => {
+                let known = u32::from(FORMAT_VERSION);
+                Some((known + 1, known))
+            }
+            Why::NotACrash { standing: Standing::BadSegmentHeader } => {
+                let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
+                files.read(seq, 0, &mut bytes).ok()?;
+                match SegmentHeader::judge(&bytes, self.log, seq) {
+                    SegmentVerdict::Version(found) => Some((found.into(), SEGMENT_VERSION.into())),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
     }
 
     /// Rewrites damaged copies of segment headers, and removes files behind the log's end that are no segments.
     fn repair(&self, found: &Scan, notes: &mut Vec<String>) -> Result<(), OpenError> {
         for (seq, damaged) in &found.header_repairs {
-            let (Some(file), Some(salt)) = (self.segments.file(*seq), self.segments.salt(*seq)) else { continue };
+            let (Some(file), Some(salt)) = (self.segments.file(*seq), self.segments.salt(*seq)) else {
+                continue;
+            };
             let header = SegmentHeader { log: self.log, seq: *seq, salt, incarnation: 0 };
             let mut block = AlignedBuf::zeroed(BLOCK_BYTES as usize);
             block.copy_from_slice(&header.encode());
@@ -102,7 +123,10 @@ impl World<'_> {
             notes.push(format!("segment {seq}: a damaged copy of its header was rewritten from the other"));
         }
         if !found.unusable.is_empty() {
-            notes.push(format!("segments {:?} behind the end of the log were no segments: removed", found.unusable));
+            notes.push(format!(
+                "segments {:?} behind the end of the log were no segments: removed",
+                found.unusable
+            ));
             remove_segments(self.segments, &found.unusable, &self.options.steps)?;
         }
         Ok(())
@@ -210,7 +234,10 @@ mod tests {
     #[test]
     fn spans_are_joined_and_bounded() {
         assert_eq!(merge(&[span(10, 20)], span(20, 30)), [span(10, 30)]);
-        assert_eq!(merge(&[span(10, 20), span(40, 50)], span(0, 5)), [span(0, 5), span(10, 20), span(40, 50)]);
+        assert_eq!(
+            merge(&[span(10, 20), span(40, 50)], span(0, 5)),
+            [span(0, 5), span(10, 20), span(40, 50)]
+        );
         assert_eq!(merge(&[span(10, 20), span(25, 50)], span(15, 30)), [span(10, 50)]);
         let many: Vec<Span> = (0..MAX_UNFINISHED as u64).map(|n| span(n * 100, n * 100 + 10)).collect();
         let merged = merge(&many, span(15, 20));

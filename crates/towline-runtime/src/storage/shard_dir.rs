@@ -175,8 +175,8 @@ fn make(layout: &Layout, options: &StorageOptions) -> Result<Identity, OpenError
         require_space(layout, geometry)?;
     }
     layout.make_folders(&options.steps)?;
-    let log = (options.purpose == Purpose::Primary)
-        .then(|| (options.log.unwrap_or_else(random_log_id), geometry));
+    let log =
+        (options.purpose == Purpose::Primary).then(|| (options.log.unwrap_or_else(random_log_id), geometry));
     MetaFile::create(layout, options.mode(), &Meta { sequence: 1, ..Meta::default() }, &options.steps)?;
     let all_given = options.primitive.is_some() && options.flush_depth.is_some();
     if options.calibrate && !all_given {
@@ -274,7 +274,8 @@ fn read_holder(path: &Path) -> Option<u32> {
 /// Two segments: one to write, one prepared. Less is refused at once rather than at the first append.
 fn require_space(layout: &Layout, geometry: Geometry) -> Result<(), OpenError> {
     let path = layout.root();
-    let stat = rustix::fs::statvfs(path).map_err(|e| OpenError::io("look at the space of", path, e.into()))?;
+    let stat =
+        rustix::fs::statvfs(path).map_err(|e| OpenError::io("look at the space of", path, e.into()))?;
     let available = stat.f_bavail.saturating_mul(stat.f_frsize);
     if available < 2 * geometry.segment_bytes {
         return Err(OpenError::Full { path: path.to_owned(), source: Errno::NOSPC.into() });

@@ -80,7 +80,11 @@ fn whole_batches_of_the_arena_reach_the_disk() {
     let opened = standby.open();
     assert_eq!((opened.recovered.end, opened.recovered.previous_hash), (written.end, written.hash));
     assert!(opened.notes.iter().any(|note| note.starts_with("2 batches")), "{:?}", opened.notes);
-    assert!(opened.meta.unfinished.is_empty(), "what is durable is not in flight: {:?}", opened.meta.unfinished);
+    assert!(
+        opened.meta.unfinished.is_empty(),
+        "what is durable is not in flight: {:?}",
+        opened.meta.unfinished
+    );
     drop(opened);
     // Now they are on the disk: the arena is not needed again.
     fs::remove_file(standby.arena()).unwrap();
@@ -186,7 +190,11 @@ fn a_power_cut_while_taking_over_is_a_torn_tail_not_corruption() {
     fs::remove_file(standby.arena()).unwrap();
     for batch in 3..5 {
         let span = written.span(batch);
-        overwrite(&standby.place.segment(0), span.start.0, &arena[span.start.0 as usize..span.end.0 as usize]);
+        overwrite(
+            &standby.place.segment(0),
+            span.start.0,
+            &arena[span.start.0 as usize..span.end.0 as usize],
+        );
     }
     let torn = written.span(2);
     overwrite(&standby.place.segment(0), torn.start.0, &vec![0; torn.len() as usize]);

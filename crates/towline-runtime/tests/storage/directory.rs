@@ -67,7 +67,10 @@ fn a_second_opener_is_told_who_has_it() {
     let place = Place::new();
     let first = place.open().unwrap();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, OpenError::Locked { holder: Some(pid), .. } if pid == std::process::id()), "{error}");
+    assert!(
+        matches!(error, OpenError::Locked { holder: Some(pid), .. } if pid == std::process::id()),
+        "{error}"
+    );
     let error = LogReader::open_readonly(&place.path, false).unwrap_err();
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     LogReader::open_readonly(&place.path, true).unwrap();

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use towline_core::node::Input;
 use towline_core::types::{LogId, Lsn, Span};
-use towline_runtime::storage::{Command, Keeper, LogReader, Purpose, ShardDir, StorageOptions};
+use towline_runtime::storage::{Command, Keeper, LogReader, Purpose, ShardDir, Steps, StorageOptions};
 
-use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload};
+use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload, stopping};
 
 #[test]
 fn a_segment_is_made_whole_and_asked_for_twice_only_once() {
@@ -30,7 +30,10 @@ fn a_segment_is_made_whole_and_asked_for_twice_only_once() {
     log.lead();
     log.append(&[b"one"]);
     let answer = log.kept.ask(Command::Prepare { seq: 0, salt: Some(salt) });
-    assert!(matches!(answer, Input::SegmentFailed { seq: 0, .. }), "a segment with batches stays: {answer:?}");
+    assert!(
+        matches!(answer, Input::SegmentFailed { seq: 0, .. }),
+        "a segment with batches stays: {answer:?}"
+    );
     log.close();
     assert_eq!(place.payloads(), [b"one"]);
 }
@@ -238,4 +241,52 @@ fn a_full_disk_is_said_and_left_behind_when_there_is_room_again() {
     fs::remove_file(&fill).unwrap();
     assert!(matches!(log.kept.next(), Input::SegmentReady { seq: 1, .. }));
     log.close();
+}
+
+#[test]
+fn making_and_recycling_stopped_at_any_step_leave_a_whole_log() {
+    let run = |steps: &Steps| {
+        let place = Place::new();
+        let opened = ShardDir::open(&place.path, &stopping(&Steps::default())).unwrap();
+        drop(opened);
+        let opened = ShardDir::open(&place.path, &StorageOptions { spare_segments: 1, ..stopping(steps) });
+        let Ok(opened) = opened else { return place };
+        let log = Log::start(opened);
+        let ask = |command| log.kept.send(command);
+        let mut meta = log.meta.clone();
+        (0..4).for_each(|seq| ask(Command::Prepare { seq, salt: None }));
+        meta.sequence += 1;
+        meta.log_start = GEOMETRY.first_batch(2);
+        let barrier = meta.clone();
+        // In turn, as a node does: the segments below go when the start above them is durable.
+        let answers: Vec<_> = (0..4).map_while(|_| log.kept.answers.recv().ok()).collect();
+        if answers.len() == 4 {
+            ask(Command::WriteMeta(barrier));
+            if log.kept.answers.recv().is_ok() {
+                ask(Command::Recycle { below: meta.log_start });
+                ask(Command::Prepare { seq: 4, salt: None });
+                let _ = log.kept.answers.recv();
+            }
+        }
+        log.close();
+        place
+    };
+    let steps = Steps::count();
+    let whole = run(&steps);
+    assert!(whole.segment(4).exists() && !whole.segment(0).exists());
+    assert!(steps.taken() > 25, "{}", steps.taken());
+    for allowed in 0..steps.taken() {
+        let place = run(&Steps::stop_after(allowed));
+        let opened = place.open().unwrap_or_else(|error| panic!("after {allowed} steps: {error}"));
+        let listed = opened.segments.list();
+        assert!(
+            listed.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0),
+            "after {allowed} steps: {listed:?}"
+        );
+        assert_eq!(opened.recovered.segments, listed);
+        let names = fs::read_dir(place.path.join("segments")).unwrap();
+        let half_made =
+            names.filter(|name| name.as_ref().unwrap().path().extension().is_some_and(|ext| ext == "tmp"));
+        assert_eq!(half_made.count(), 0, "after {allowed} steps");
+    }
 }

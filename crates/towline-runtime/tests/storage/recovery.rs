@@ -218,7 +218,8 @@ fn recovery_stopped_at_any_step_ends_in_the_same_log() {
         recovers_to(&place, &written.first(2));
         let now = fs::read(place.segment(0)).unwrap();
         assert!(now[from..].iter().all(|byte| *byte == 0), "after {allowed} steps");
-        let copies: Vec<_> = fs::read_dir(place.path.join("cut")).unwrap().map(|e| e.unwrap().path()).collect();
+        let copies: Vec<_> =
+            fs::read_dir(place.path.join("cut")).unwrap().map(|e| e.unwrap().path()).collect();
         assert_eq!(copies.len(), 1, "after {allowed} steps: one cut, one copy");
         let kept = fs::read(&copies[0]).unwrap();
         assert_eq!(kept, torn[from..][..kept.len()], "after {allowed} steps");
@@ -273,4 +274,18 @@ fn three_segments() -> (Place, Written) {
         }
     }
     (place, log.close())
+}
+
+#[test]
+fn a_newer_program_s_segment_is_no_damage() {
+    let (place, _) = Place::with_log(1);
+    // Both copies with the next version, summed as that program would.
+    let mut block = fs::read(place.segment(0)).unwrap()[..4096].to_vec();
+    block[8] += 1;
+    block[12..16].fill(0);
+    let crc = towline_core::format::payload_crc(&block[..512]);
+    block[12..16].copy_from_slice(&crc.to_le_bytes());
+    overwrite(&place.segment(0), 0, &[block.as_slice(), block.as_slice()].concat());
+    let error = place.open().unwrap_err();
+    assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1, .. }), "{error}");
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use towline_core::format::{
-    BatchHeader, BatchKind, BodySeed, RecordKind, encode_record_header, encode_rule, payload_crc, record_bytes,
-    summarize_sealed,
+    BatchHeader, BatchKind, BodySeed, RecordKind, encode_record_header, encode_rule, payload_crc,
+    record_bytes, summarize_sealed,
 };
 use towline_core::log::recovery::Step;
 use towline_core::node::Input;
@@ -168,11 +168,8 @@ impl Log {
     pub(crate) fn start(opened: Opened) -> Log {
         let (sink, answers) = channel();
         let keeper = Keeper::start(opened.keeper, move |input| drop(sink.send(input))).unwrap();
-        let written = Written {
-            end: opened.recovered.end,
-            hash: opened.recovered.previous_hash,
-            ..Written::default()
-        };
+        let written =
+            Written { end: opened.recovered.end, hash: opened.recovered.previous_hash, ..Written::default() };
         Log {
             kept: Kept { keeper, answers },
             segments: opened.segments,
