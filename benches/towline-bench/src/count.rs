@@ -4,7 +4,7 @@ use std::path::Path;
 
 /// Counters since a node's start, over all its shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// Calls into the kernel's ring that submitted something.
     pub submitting_enters: u64,
     /// Calls of every kind.
@@ -15,19 +15,22 @@ pub struct Counters {
     pub batches: u64,
     /// Acknowledgements that were weaker than asked for.
     pub degraded_acks: u64,
+    /// Payload bytes that the last of the standbys has flushed.
+    pub standby_payload_bytes: u64,
     /// Heap allocations of the process; `None` where the program does not count them.
     pub allocations: Option<u64>,
 }
 
 impl Counters {
     /// What was added since `earlier`.
-    pub fn since(&self, earlier: &Self) -> Self {
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             submitting_enters: self.submitting_enters.saturating_sub(earlier.submitting_enters),
             enters: self.enters.saturating_sub(earlier.enters),
             flushes: self.flushes.saturating_sub(earlier.flushes),
             batches: self.batches.saturating_sub(earlier.batches),
             degraded_acks: self.degraded_acks.saturating_sub(earlier.degraded_acks),
+            standby_payload_bytes: self.standby_payload_bytes.saturating_sub(earlier.standby_payload_bytes),
             allocations: self
                 .allocations
                 .zip(earlier.allocations)

@@ -190,15 +190,14 @@ impl FloorSet {
         (pair - durable).max(durable / 10.0) + link_rtt_us as f64 * 1000.0
     }
 
-    /// The floor of a level and how far above it `p50_ns` lies. `link_rtt_us` is what an emulator adds.
+    /// The floor of a level and how far above it `p50_ns` lies. `link_ns` is what an emulated link adds.
     pub(crate) fn ratio(
         &self,
         level: Level,
         counting: usize,
-        link_rtt_us: u64,
+        link_ns: u64,
         p50_ns: u64,
     ) -> Option<FloorRatio> {
-        let link_ns = link_rtt_us * 1000;
         let (name, floor_ns) = match level {
             Level::Off => ("append_copy_ns", self.copy.p50()?),
             Level::Local => ("durable_write_ns", self.durable.p50()?),
@@ -264,14 +263,14 @@ mod tests {
     #[test]
     fn each_level_is_held_against_its_own_floor() {
         let set = set();
-        let ratio = |level, counting, link_us, p50| {
-            let ratio = set.ratio(level, counting, link_us, p50).unwrap();
+        let ratio = |level, counting, link_ns, p50| {
+            let ratio = set.ratio(level, counting, link_ns, p50).unwrap();
             (ratio.floor, (ratio.p50_ratio * 100.0).round() / 100.0)
         };
         assert_eq!(ratio(Level::Off, 2, 0, 100), ("append_copy_ns".into(), 2.0));
         assert_eq!(ratio(Level::Local, 2, 0, 110_000), ("durable_write_ns".into(), 1.1));
         assert_eq!(ratio(Level::RemoteWrite, 2, 0, 110_000), ("durable_write_ns".into(), 1.1));
-        assert_eq!(ratio(Level::RemoteWrite, 2, 990, 2_000_000), ("round_trip_ns".into(), 2.0));
+        assert_eq!(ratio(Level::RemoteWrite, 2, 990_000, 2_000_000), ("round_trip_ns".into(), 2.0));
         assert_eq!(ratio(Level::On, 1, 0, 180_000), ("pair_commit_ns".into(), 1.2));
         // Without a rule the remote levels are `local`, and so is their floor.
         assert_eq!(ratio(Level::On, 0, 0, 120_000), ("durable_write_ns".into(), 1.2));

@@ -17,11 +17,16 @@ pub(crate) trait Observer {
 
     /// Kernel worker threads of the primary.
     fn ring_workers(&self) -> usize;
+
+    /// How often to look: often enough for a p99 of a second's run, rare enough not to be part of the load.
+    fn sample_every(&self) -> Duration {
+        Duration::from_millis(4)
+    }
 }
 
 /// Everything that one point left behind.
 #[derive(Clone, Debug)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// What the generator saw.
     pub recorder: Recorder,
     /// Exposure over time, bytes; empty where no standby counts.
@@ -42,7 +47,7 @@ pub struct Measured {
 
 impl Measured {
     /// Acknowledgements per second.
-    pub fn per_s(&self) -> f64 {
+    pub(crate) fn per_s(&self) -> f64 {
         self.recorder.acked as f64 / self.duration.as_secs_f64()
     }
 }
@@ -74,7 +79,7 @@ where
                 ring_workers = ring_workers.max(observer.ring_workers());
                 next_look += LOOK_EVERY;
             }
-            std::thread::sleep(SAMPLE_EVERY);
+            std::thread::sleep(observer.sample_every());
         }
         let counters = observer.counters().since(&counters_before);
         let cpu_after = CpuTimes::now();
@@ -104,8 +109,6 @@ fn sleep_until(when: Instant, done: &impl Fn() -> bool) {
     }
 }
 
-/// Often enough for a p99 of a second's run; rare enough not to be part of the load.
-const SAMPLE_EVERY: Duration = Duration::from_millis(4);
 /// Worker threads live for seconds.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

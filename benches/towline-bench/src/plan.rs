@@ -559,6 +559,11 @@ fn check_ranges(experiment: &Experiment) -> Result<(), String> {
     if threads && experiment.clients.iter().any(|&clients| clients > MAX_THREADS) {
         return Err(format!("clients: the generator 'threads' takes at most {MAX_THREADS}"));
     }
+    if threads && experiment.client == ClientKind::Socket {
+        return Err(
+            "generators: 'threads' needs client = \"embedded\": over the socket one thread polls".into()
+        );
+    }
     if experiment.levels.is_empty() {
         return Err("levels: give at least one".into());
     }

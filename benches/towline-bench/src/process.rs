@@ -5,6 +5,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -38,6 +39,8 @@ impl Process {
             .args(arguments)
             // The node sees the end of its input when this process is gone, however it went.
             .stdin(Stdio::piped())
+            // Ctrl-C is for this process, which then ends its children in order.
+            .process_group(0)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()

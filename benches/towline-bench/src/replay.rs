@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// COMMIT records that may be outstanding at once: `pgbench` ran with so many clients.
-pub const OUTSTANDING: usize = 8;
+pub(crate) const OUTSTANDING: usize = 8;
 
 /// A decoded WAL segment with the list of its records.
 #[derive(Clone, Debug)]

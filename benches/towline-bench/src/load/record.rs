@@ -8,7 +8,7 @@ use towline_core::types::{Level, Window};
 
 /// Counts and histograms of one generator thread.
 #[derive(Clone, Debug)]
-pub struct Recorder {
+pub(crate) struct Recorder {
     /// From the (intended) start of an append to its acknowledgement as the client saw it, ns.
     pub latency_ns: Histogram<u64>,
     /// Payload bytes past the safe LSN at each windowed acknowledgement.

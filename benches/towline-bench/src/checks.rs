@@ -1,0 +1,339 @@
+//! The table "What it must reach", computed as ratios inside one run: each repetition against the floors beside it,
+//! then the median over the repetitions, with its spread.
+
+use crate::publish::PointResult;
+use crate::run::Facts;
+use towline_core::types::Level;
+use towline_report::schema::{Arrival, Check, Interval, Window};
+use towline_report::stats::{PairedRatio, Summary, bootstrap_median};
+
+/// All rows; those that this run did not measure have no value.
+pub(crate) fn compute(results: &[PointResult], facts: &Facts) -> Vec<Check> {
+    let mut rows = latency_rows(results);
+    rows.extend(throughput_rows(results, facts));
+    rows.extend(window_rows(results));
+    rows.extend(steady_rows(results));
+    rows.extend(memory_rows(facts));
+    rows
+}
+
+fn latency_rows(results: &[PointResult]) -> Vec<Check> {
+    let ratio = |result: &PointResult| result.point.ratio_to_floor.as_ref().map(|ratio| ratio.p50_ratio);
+    let local = |result: &&PointResult| is_closed(result, Level::Local, 1) && result.point.standbys == 0;
+    let on = |result: &&PointResult| is_closed(result, Level::On, 1) && result.point.standbys == 1;
+    let floor = |ns: Option<f64>, name: &str| ns.map(|ns| format!("{name} {:.1} µs", ns / 1e3));
+    vec![
+        Row {
+            measure: "p50 local, 1 client, 256 B, no standby",
+            bar: "≤ 1.15 × durable-write floor",
+            unit: "×",
+            values: results.iter().filter(local).filter_map(ratio).collect(),
+            floor: floor(
+                median(results.iter().filter(local), |result| {
+                    result.floors.durable_write_ns.map(|ns| ns as f64)
+                }),
+                "durable write",
+            ),
+            met: |value| value <= 1.15,
+        }
+        .check(),
+        Row {
+            measure: "p50 on, one standby, 1 client, 256 B",
+            bar: "≤ 1.20 × pair floor",
+            unit: "×",
+            values: results.iter().filter(on).filter_map(ratio).collect(),
+            floor: floor(
+                median(results.iter().filter(on), |result| result.floors.pair_commit_ns.map(|ns| ns as f64)),
+                "bare pair",
+            ),
+            met: |value| value <= 1.20,
+        }
+        .check(),
+    ]
+}
+
+fn throughput_rows(results: &[PointResult], facts: &Facts) -> Vec<Check> {
+    let local = |result: &&PointResult| is_closed(result, Level::Local, 32) && result.point.standbys == 0;
+    let on = |result: &&PointResult| is_closed(result, Level::On, 32) && result.point.standbys == 2;
+    let per_floor = |result: &PointResult| {
+        Some(
+            result.point.achieved_per_s
+                / result.floors.durable_writes_per_s_depth32.filter(|floor| *floor > 0.0)?,
+        )
+    };
+    // One client of a bare pair commits once per pair commit.
+    let per_pair =
+        |result: &PointResult| Some(result.point.achieved_per_s * result.floors.pair_commit_ns? as f64 / 1e9);
+    let off = |result: &&PointResult| result.point.experiment == "off";
+    let stream = |result: &&PointResult| result.point.experiment == "stream";
+    let stream_floor = |result: &PointResult| {
+        Some(result.floors.net_bytes_per_s?.min(result.floors.disk_bytes_per_s? / 2.0))
+            .filter(|floor| *floor > 0.0)
+    };
+    let mut off_row = Row {
+        measure: "off, 256 B, no standby, one shard thread",
+        bar: "≥ 3 million records/s for 10 s, all found by log verify",
+        unit: "per second",
+        values: results.iter().filter(off).map(|result| result.point.achieved_per_s).collect(),
+        floor: median(results.iter().filter(off), |result| {
+            result.point.ratio_to_floor.as_ref().map(|r| r.p50_ratio)
+        })
+        .map(|ratio| format!("p50 is {ratio:.1} × copy + CRC")),
+        met: |value| value >= 3e6,
+    }
+    .check();
+    if let Some(verified) = &facts.off_verified {
+        off_row.note = Some(verified.text.clone());
+        off_row.met = off_row.met.map(|met| met && verified.all_found);
+    }
+    vec![
+        Row {
+            measure: "commits/s local, 32 clients, no standby",
+            bar: "≥ 1.8 × durable writes/s at depth 32",
+            unit: "×",
+            values: results.iter().filter(local).filter_map(per_floor).collect(),
+            floor: median(results.iter().filter(local), |result| result.floors.durable_writes_per_s_depth32)
+                .map(|floor| format!("durable writes at depth 32: {floor:.0}/s")),
+            met: |value| value >= 1.8,
+        }
+        .check(),
+        Row {
+            measure: "commits/s on, ANY 1 of 2, 32 clients",
+            bar: "≥ 12 × the bare pair's rate at one client",
+            unit: "×",
+            values: results.iter().filter(on).filter_map(per_pair).collect(),
+            floor: median(results.iter().filter(on), |result| {
+                Some(1e9 / result.floors.pair_commit_ns? as f64)
+            })
+            .map(|floor| format!("bare pair, one client: {floor:.0}/s")),
+            met: |value| value >= 12.0,
+        }
+        .check(),
+        off_row,
+        Row {
+            measure: "streaming 4 KiB records at off to one standby, trimming",
+            bar: "≥ 0.7 × min(net floor, half the disk floor)",
+            unit: "×",
+            values: results
+                .iter()
+                .filter(stream)
+                .filter_map(|result| Some(result.point.bytes_per_s() / stream_floor(result)?))
+                .collect(),
+            floor: median(results.iter().filter(stream), stream_floor)
+                .map(|floor| format!("min(net, disk / 2): {:.2} GB/s", floor / 1e9)),
+            met: |value| value >= 0.7,
+        }
+        .check(),
+    ]
+}
+
+fn window_rows(results: &[PointResult]) -> Vec<Check> {
+    let sweep: Vec<&PointResult> = results
+        .iter()
+        .filter(|result| result.point.experiment == "window" && result.point.link_rtt_us == 0.0)
+        .collect();
+    let p50s = |level: Level, window: fn(Option<Window>) -> bool| -> Vec<f64> {
+        let mut points: Vec<_> =
+            sweep.iter().filter(|result| result.level == level && window(result.point.window)).collect();
+        points.sort_by_key(|result| result.point.repetition);
+        points.iter().map(|result| result.point.latency_ns.p50 as f64).collect()
+    };
+    let zero = |window: Option<Window>| {
+        matches!(window, Some(Window::Bytes(0) | Window::Records(0) | Window::Micros(0)))
+    };
+    let infinite = |window: Option<Window>| window == Some(Window::Inf);
+    let row = |measure: &str, bar: &str, windowed: Vec<f64>, plain: Vec<f64>| {
+        let paired = PairedRatio::of(&windowed, &plain);
+        let value = paired.as_ref().map(|paired| paired.summary.median);
+        Check {
+            measure: measure.into(),
+            bar: bar.into(),
+            value,
+            unit: "×".into(),
+            spread: paired.as_ref().map(|paired| paired.interval),
+            floor: median_of(&plain).map(|ns| format!("plain level at the same load: {:.1} µs", ns / 1e3)),
+            met: value.map(|value| (value - 1.0).abs() <= 0.05),
+            note: None,
+        }
+    };
+    vec![
+        row(
+            "window ω = 0 against on, same load, p50",
+            "within 5 %",
+            p50s(Level::On, zero),
+            p50s(Level::On, |window| window.is_none()),
+        ),
+        row(
+            "window ω = ∞ against local, same load, p50",
+            "within 5 %",
+            p50s(Level::On, infinite),
+            p50s(Level::Local, |window| window.is_none()),
+        ),
+    ]
+}
+
+fn steady_rows(results: &[PointResult]) -> Vec<Check> {
+    // `off` never waits for a flush: its shard has nothing to be steady about.
+    let waiting = || {
+        results.iter().filter(|result| {
+            result.level > Level::Off
+                && result.point.load.threads.is_none()
+                && matches!(result.point.load.arrival, Arrival::Closed(_))
+        })
+    };
+    let worst = |measure: &str, bar: &str, unit: &str, values: Vec<f64>, most: f64| {
+        let summary = Summary::of(values);
+        Check {
+            measure: measure.into(),
+            bar: bar.into(),
+            value: summary.as_ref().map(|summary| summary.max),
+            unit: unit.into(),
+            spread: summary.as_ref().map(Summary::range),
+            floor: None,
+            met: summary.map(|summary| summary.max <= most),
+            note: None,
+        }
+    };
+    vec![
+        worst(
+            "kernel worker threads of the primary, all points",
+            "none",
+            "threads",
+            results.iter().map(|result| result.ring_workers as f64).collect(),
+            0.0,
+        ),
+        worst(
+            "heap allocations per commit, closed loops, worst point",
+            "none",
+            "per commit",
+            waiting().filter_map(|result| result.point.allocations_per_commit).collect(),
+            ALLOCATIONS_OF_WATCHING,
+        ),
+        worst(
+            "submitting ring enters per flush, closed loops, worst point",
+            "≤ 2",
+            "per flush",
+            waiting().filter_map(|result| result.point.enters_per_flush).collect(),
+            2.0,
+        ),
+    ]
+}
+
+fn memory_rows(facts: &Facts) -> Vec<Check> {
+    let flat = facts.memory.as_ref();
+    let growth =
+        flat.map(|memory| 100.0 * (memory.most_bytes as f64 / memory.before_bytes.max(1) as f64 - 1.0));
+    let row = |measure: &str,
+               bar: &str,
+               value: Option<f64>,
+               unit: &str,
+               met: Option<bool>,
+               note: Option<String>| Check {
+        measure: measure.into(),
+        bar: bar.into(),
+        value,
+        unit: unit.into(),
+        spread: None,
+        floor: None,
+        met,
+        note,
+    };
+    vec![
+        row(
+            "primary's RssAnon + RssShmem while a standby is stopped",
+            "flat within 10 %",
+            growth,
+            "%",
+            growth.map(|growth| growth.abs() <= 10.0),
+            flat.map(|memory| {
+                format!(
+                    "{:.1} MB before, {:.1} MB at most; p99 of commits meanwhile {:.1} µs",
+                    memory.before_bytes as f64 / 1e6,
+                    memory.most_bytes as f64 / 1e6,
+                    memory.p99_ns as f64 / 1e3
+                )
+            }),
+        ),
+        row(
+            "the stopped standby catches up, nothing lost or doubled",
+            "identical logs, every record once and in order",
+            flat.and_then(|memory| memory.caught_up_s),
+            "s",
+            flat.map(|memory| memory.caught_up_s.is_some() && memory.verified.is_ok()),
+            flat.map(|memory| match &memory.verified {
+                Ok(text) | Err(text) => text.clone(),
+            }),
+        ),
+        row(
+            "a standby stopped past the retention",
+            "is told to resync",
+            None,
+            "",
+            facts.resync.as_ref().map(|resync| resync.told),
+            facts.resync.as_ref().map(|resync| resync.text.clone()),
+        ),
+    ]
+}
+
+struct Row {
+    measure: &'static str,
+    bar: &'static str,
+    unit: &'static str,
+    /// One per repetition.
+    values: Vec<f64>,
+    floor: Option<String>,
+    met: fn(f64) -> bool,
+}
+
+impl Row {
+    fn check(self) -> Check {
+        let value = median_of(&self.values);
+        Check {
+            measure: self.measure.into(),
+            bar: self.bar.into(),
+            value,
+            unit: self.unit.into(),
+            spread: spread(&self.values),
+            floor: self.floor,
+            met: value.map(self.met),
+            note: None,
+        }
+    }
+}
+
+/// A bootstrap interval where there are enough repetitions for one, else from the least to the most.
+fn spread(values: &[f64]) -> Option<Interval> {
+    if values.len() >= ENOUGH {
+        bootstrap_median(values, 0.95)
+    } else {
+        Some(Summary::of(values.iter().copied())?.range())
+    }
+}
+
+fn median_of(values: &[f64]) -> Option<f64> {
+    Summary::of(values.iter().copied()).map(|summary| summary.median)
+}
+
+fn median<'a>(
+    results: impl Iterator<Item = &'a PointResult>,
+    value: impl Fn(&PointResult) -> Option<f64>,
+) -> Option<f64> {
+    median_of(&results.filter_map(value).collect::<Vec<_>>())
+}
+
+/// A plain closed loop of one generator thread, embedded, 256 B, on the bare loopback, outside the replay.
+fn is_closed(result: &PointResult, level: Level, clients: u32) -> bool {
+    let point = &result.point;
+    result.level == level
+        && point.load.arrival == Arrival::Closed(clients)
+        && point.load.threads.is_none()
+        && point.window.is_none()
+        && point.record_bytes == 256.0
+        && point.link_rtt_us == 0.0
+        && point.client == towline_report::schema::Client::Embedded
+}
+
+/// What the sampling of gauges itself allocates, per commit.
+const ALLOCATIONS_OF_WATCHING: f64 = 0.02;
+/// Fewer repetitions have no interval worth the name.
+const ENOUGH: usize = 10;

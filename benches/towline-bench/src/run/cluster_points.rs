@@ -1,0 +1,277 @@
+//! Ladder, replay, window and rates: one cluster per link, its points in a shuffled order in every repetition, floors
+//! between the repetitions.
+
+use super::session::Session;
+use super::sweep;
+use crate::cluster::{Cluster, NodeSizes, RunningCluster};
+use crate::error::BenchError;
+use crate::load::schedule::Schedule;
+use crate::load::{Recorder, Timing, Work, closed, flood, open, replay, threads};
+use crate::measure::{Measured, measure};
+use crate::plan::{Experiment, Generator, Kind, Rate, Windows};
+use crate::publish::{PointLoad, PointResult, PointSpec};
+use crate::replay::Wal;
+use crate::target::Watch;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use towline_core::types::{Level, Window};
+
+impl Session {
+    /// Runs all points of an experiment, for each of its links.
+    pub(super) fn cluster_points(&mut self, experiment: &Experiment) -> Result<(), BenchError> {
+        for &link_rtt_us in &experiment.link_rtts_us {
+            self.go_on()?;
+            self.say(Session::label(experiment, link_rtt_us, "starting the cluster"));
+            let sizes = NodeSizes::usual(self.data_dir(), self.buffered);
+            let dir = self.next_cluster_dir();
+            let mut cluster = Cluster::start(experiment, link_rtt_us, &sizes, &dir, self.allocations)?;
+            self.note_durability(cluster.primary()?);
+            let result = self.points_of_one_link(experiment, link_rtt_us, &cluster);
+            let stopped = cluster.stop();
+            result?;
+            stopped?;
+        }
+        Ok(())
+    }
+
+    fn points_of_one_link(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+    ) -> Result<(), BenchError> {
+        let wal = if experiment.kind == Kind::Replay { Some(Wal::bundled()?) } else { None };
+        let specs = self.specs(experiment, link_rtt_us, cluster)?;
+        let bench =
+            PointBench { experiment, link_rtt_us, cluster, wal: wal.as_ref(), stop: &self.stop_flag() };
+        let mut before = self.measure_floors(0, false)?;
+        for repetition in 0..experiment.repetitions {
+            let first = self.results.len();
+            // A drift of the machine must not fall on the same points every time.
+            let mut order: Vec<&PointSpec> = specs.iter().collect();
+            let mut rng = SmallRng::seed_from_u64(self.seed ^ (u64::from(repetition) << 32) ^ link_rtt_us);
+            order.shuffle(&mut rng);
+            for spec in order {
+                self.go_on()?;
+                self.say(Session::label(experiment, link_rtt_us, &describe(spec)));
+                cluster.settle()?;
+                let arrivals_seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(repetition));
+                let measured = bench.point(spec, arrivals_seed)?;
+                if self.is_stopped() {
+                    // Cut short: its figures would be those of another duration.
+                    return Err(BenchError::Interrupted);
+                }
+                let result = bench.result(spec, repetition, &measured);
+                self.results.push(result);
+                self.point_done();
+            }
+            let after = self.measure_floors(repetition, false)?;
+            let floors = self.floors_between(before, after);
+            for result in &mut self.results[first..] {
+                result.hold_against(&floors);
+            }
+            before = after;
+        }
+        Ok(())
+    }
+
+    /// The points of one repetition; for a sweep, after a look at what this cluster can take.
+    fn specs(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+    ) -> Result<Vec<PointSpec>, BenchError> {
+        let mut specs = Vec::new();
+        match experiment.kind {
+            Kind::Ladder => {
+                for &level in &experiment.levels {
+                    for &clients in &experiment.clients {
+                        for &generator in &experiment.generators {
+                            let load = PointLoad::Closed(clients, generator);
+                            specs.push(PointSpec { level, window: None, load });
+                        }
+                    }
+                }
+            }
+            Kind::Replay => {
+                let spec = |level| PointSpec { level, window: None, load: PointLoad::Replay };
+                specs.extend(experiment.levels.iter().copied().map(spec));
+            }
+            Kind::Rates => {
+                for &level in &experiment.levels {
+                    for &rate in &experiment.rates {
+                        let rate_per_s = self.rate_per_s(experiment, link_rtt_us, cluster, level, rate)?;
+                        specs.push(PointSpec { level, window: None, load: PointLoad::Open(rate_per_s) });
+                    }
+                }
+            }
+            Kind::Window => specs = self.window_specs(experiment, link_rtt_us, cluster)?,
+            Kind::Off | Kind::Stream | Kind::Memory => {}
+        }
+        Ok(specs)
+    }
+
+    fn window_specs(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+    ) -> Result<Vec<PointSpec>, BenchError> {
+        let strongest = experiment.levels.iter().copied().max().unwrap_or(Level::On);
+        let rate = experiment.rates.first().copied().unwrap_or(Rate::OfSaturation(0.5));
+        let rate_per_s = self.rate_per_s(experiment, link_rtt_us, cluster, strongest, rate)?;
+        let load = PointLoad::Open(rate_per_s);
+        let windows = match &experiment.windows {
+            Windows::List(windows) => windows.clone(),
+            Windows::Sweep { steps } => {
+                // The knee at this load: how much later the level is than `local`, times the load.
+                let mut p50_ns = [0.0; 2];
+                for (slot, level) in p50_ns.iter_mut().zip([strongest, Level::Local]) {
+                    let spec = PointSpec { level, window: None, load };
+                    let measured = self.trial(experiment, link_rtt_us, cluster, &spec, TRIAL)?;
+                    *slot = measured.recorder.latency_ns.value_at_quantile(0.5) as f64;
+                }
+                // A trial is short: the floors say what the difference is at least.
+                let excess_ns =
+                    (p50_ns[0] - p50_ns[1]).max(self.latest_floors().remote_excess_ns(link_rtt_us));
+                let knee_bytes = rate_per_s * experiment.record_bytes as f64 * excess_ns * 1e-9;
+                sweep::windows(*steps, knee_bytes, experiment.record_bytes as u64)
+            }
+        };
+        let mut specs = Vec::new();
+        for &level in &experiment.levels {
+            specs.extend(windows.iter().map(|window| PointSpec { level, window: Some(*window), load }));
+        }
+        // What ω = 0 and ω = ∞ must equal, at the very same load.
+        specs.push(PointSpec { level: strongest, window: None, load });
+        specs.push(PointSpec { level: Level::Local, window: None, load });
+        Ok(specs)
+    }
+
+    /// A rate in records per second, measured first where it is a share of saturation.
+    fn rate_per_s(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+        level: Level,
+        rate: Rate,
+    ) -> Result<f64, BenchError> {
+        let share = match rate {
+            Rate::PerS(rate) => return Ok(rate),
+            Rate::OfSaturation(share) => share,
+        };
+        self.say(Session::label(experiment, link_rtt_us, "looking for saturation"));
+        // Enough outstanding to cover the link as well.
+        let clients = (32 + link_rtt_us / 5).min(4096) as u32;
+        let spec = PointSpec { level, window: None, load: PointLoad::Closed(clients, Generator::OneThread) };
+        let measured = self.trial(experiment, link_rtt_us, cluster, &spec, TRIAL)?;
+        // Two digits: the same on the axis and in the table.
+        Ok(sweep::two_digits((measured.per_s() * share).max(1.0)))
+    }
+
+    /// A short look that is no point.
+    fn trial(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+        spec: &PointSpec,
+        duration: Duration,
+    ) -> Result<Measured, BenchError> {
+        self.go_on()?;
+        cluster.settle()?;
+        let stop = self.stop_flag();
+        let short = Experiment { warm_up: duration / 2, duration, ..experiment.clone() };
+        let bench = PointBench { experiment: &short, link_rtt_us, cluster, wal: None, stop: &stop };
+        let measured = bench.point(spec, self.seed)?;
+        self.go_on()?;
+        Ok(measured)
+    }
+}
+
+/// One cluster and what its points have in common.
+pub(super) struct PointBench<'a> {
+    pub(super) experiment: &'a Experiment,
+    pub(super) link_rtt_us: u64,
+    pub(super) cluster: &'a RunningCluster,
+    pub(super) wal: Option<&'a Wal>,
+    pub(super) stop: &'a AtomicBool,
+}
+
+impl PointBench<'_> {
+    /// Measures one point.
+    pub(super) fn point(&self, spec: &PointSpec, arrivals_seed: u64) -> Result<Measured, BenchError> {
+        let experiment = self.experiment;
+        let primary = self.cluster.primary()?;
+        let watch = Watch { primary, level: spec.level };
+        let timing = Timing::from_now(experiment.warm_up, experiment.duration);
+        let work = Work {
+            level: spec.level,
+            window: spec.window,
+            record_bytes: experiment.record_bytes,
+            trim: true,
+            timing,
+            stop: self.stop,
+        };
+        let load = || -> Result<Recorder, BenchError> {
+            match spec.load {
+                PointLoad::Closed(clients, Generator::OneThread) => {
+                    closed::run(primary, &work, clients as usize)
+                }
+                PointLoad::Closed(clients, Generator::Threads) => {
+                    threads::run(primary, &work, clients as usize)
+                }
+                PointLoad::Open(rate_per_s) => {
+                    open::run(primary, &work, Schedule::new(rate_per_s, experiment.arrivals, arrivals_seed))
+                }
+                PointLoad::Replay => match self.wal {
+                    Some(wal) => replay::run(primary, &work, wal),
+                    None => Err(BenchError::Failed("the replay has no data".into())),
+                },
+                PointLoad::Flood(sample_every) => Ok(flood::run(primary, &work, sample_every)?.0),
+            }
+        };
+        measure(&watch, timing, load)
+    }
+
+    /// The point as the report keeps it.
+    pub(super) fn result(&self, spec: &PointSpec, repetition: u32, measured: &Measured) -> PointResult {
+        let record_bytes = match self.wal {
+            // What one acknowledgement carries: a commit and what rides along with it.
+            Some(wal) => wal.bytes_per_commit(),
+            None => self.experiment.record_bytes as f64,
+        };
+        PointResult::new(
+            self.experiment,
+            self.link_rtt_us,
+            spec,
+            repetition,
+            measured,
+            record_bytes,
+            self.cluster,
+        )
+    }
+}
+
+fn describe(spec: &PointSpec) -> String {
+    let load = match spec.load {
+        PointLoad::Closed(clients, Generator::OneThread) => format!("{clients} clients"),
+        PointLoad::Closed(clients, Generator::Threads) => format!("{clients} threads"),
+        PointLoad::Open(rate) => format!("{rate:.0}/s"),
+        PointLoad::Replay => "replay".into(),
+        PointLoad::Flood(_) => "as fast as it goes".into(),
+    };
+    match spec.window {
+        Some(Window::Infinite) => format!("{}, {load}, ω = ∞", spec.level),
+        Some(window) => format!("{}, {load}, ω = {window}", spec.level),
+        None => format!("{}, {load}", spec.level),
+    }
+}
+
+/// Of a look that is no point.
+const TRIAL: Duration = Duration::from_millis(500);

@@ -1,0 +1,143 @@
+//! Records per second at `off`, with segments prepared before the clock; afterwards every record must be found.
+
+use super::cluster_points::PointBench;
+use super::session::{OffVerified, Session};
+use crate::cluster::{Cluster, NodeSizes, RunningCluster};
+use crate::count::free_bytes;
+use crate::error::BenchError;
+use crate::load::{Timing, Work, flood};
+use crate::measure::measure;
+use crate::plan::Experiment;
+use crate::publish::{PointLoad, PointSpec};
+use crate::target::Watch;
+use crate::verify;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use towline_core::format::record_bytes;
+use towline_core::types::Level;
+use towline_core::types::limits::SEGMENT_BYTES;
+
+impl Session {
+    /// A fresh log for each repetition: its segments are all prepared before the clock starts.
+    pub(super) fn off(&mut self, experiment: &Experiment) -> Result<(), BenchError> {
+        let mut before = self.measure_floors(0, false)?;
+        for repetition in 0..experiment.repetitions {
+            self.go_on()?;
+            let sizes = self.off_sizes(experiment)?;
+            let dir = self.next_cluster_dir();
+            self.say(Session::label(experiment, 0, "preparing segments"));
+            let mut cluster = Cluster::start(experiment, 0, &sizes, &dir, self.allocations)?;
+            self.note_durability(cluster.primary()?);
+            let prepared = self.wait_until_prepared(&cluster, sizes.prepare_segments)?;
+            self.say(Session::label(experiment, 0, "appending"));
+            let stop = self.stop_flag();
+            let bench = PointBench { experiment, link_rtt_us: 0, cluster: &cluster, wal: None, stop: &stop };
+            let spec = PointSpec { level: Level::Off, window: None, load: PointLoad::Flood(SAMPLE_EVERY) };
+            let primary = cluster.primary()?;
+            let records_before = records(&cluster)?;
+            let timing = Timing::from_now(experiment.warm_up, experiment.duration);
+            let work = Work {
+                level: Level::Off,
+                window: None,
+                record_bytes: experiment.record_bytes,
+                // All of it must be found afterwards.
+                trim: false,
+                timing,
+                stop: &stop,
+            };
+            let appended = AtomicU64::new(0);
+            let measured = measure(&Watch { primary, level: Level::Off }, timing, || {
+                let (recorder, count) = flood::run(primary, &work, SAMPLE_EVERY)?;
+                appended.store(count, Ordering::Relaxed);
+                Ok(recorder)
+            })?;
+            self.go_on()?;
+            let mut result = bench.result(&spec, repetition, &measured);
+            result.point.note = Some(format!("{prepared} segments prepared before the clock"));
+            self.say(Session::label(experiment, 0, "verifying"));
+            let expected = records_before + appended.load(Ordering::Relaxed);
+            let primary_dir = cluster.primary_dir();
+            cluster.stop()?;
+            let verified = self.verified(&primary_dir, expected);
+            // One repetition that lost something is enough.
+            if self.facts.off_verified.as_ref().is_none_or(|earlier| earlier.all_found) {
+                self.facts.off_verified = Some(verified);
+            }
+            drop(cluster);
+            let after = self.measure_floors(repetition, false)?;
+            result.hold_against(&self.floors_between(before, after));
+            self.results.push(result);
+            self.point_done();
+            before = after;
+        }
+        Ok(())
+    }
+
+    /// Segments for all that could be appended, as far as the disk has room.
+    fn off_sizes(&self, experiment: &Experiment) -> Result<NodeSizes, BenchError> {
+        let seconds = (experiment.warm_up + experiment.duration).as_secs_f64() + 0.5;
+        let wanted = seconds * MOST_PER_S * record_bytes(experiment.record_bytes as u64) as f64;
+        let room = free_bytes(self.data_dir()).unwrap_or(u64::MAX) / 2;
+        let bytes = (wanted as u64).min(room);
+        if bytes < 4 * SEGMENT_BYTES {
+            return Err(BenchError::Failed(format!(
+                "the disk has room for {} MB of segments: free some, or point --dir at another disk",
+                bytes >> 20
+            )));
+        }
+        Ok(NodeSizes {
+            retention_bytes: bytes + 8 * SEGMENT_BYTES,
+            hold_bytes: bytes + 8 * SEGMENT_BYTES,
+            prepare_segments: (bytes / SEGMENT_BYTES) as u32 + 1,
+            buffered: self.buffered,
+        })
+    }
+
+    /// Waits until all segments are there, or no more come.
+    fn wait_until_prepared(&self, cluster: &RunningCluster, wanted: u32) -> Result<u32, BenchError> {
+        let dir = cluster.primary_dir().join("shard-0").join("segments");
+        let mut seen = 0;
+        let mut last_change = Instant::now();
+        loop {
+            self.go_on()?;
+            let now = segments_in(&dir);
+            if now >= wanted || last_change.elapsed() > NO_MORE_COME {
+                return Ok(now);
+            }
+            if now != seen {
+                (seen, last_change) = (now, Instant::now());
+                self.say(format!("off: {seen} of {wanted} segments prepared"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn verified(&self, primary_dir: &Path, expected: u64) -> OffVerified {
+        match verify::log(primary_dir) {
+            Ok(found) => OffVerified {
+                all_found: found.records == expected,
+                text: format!("log verify found {} of {expected} records", found.records),
+            },
+            Err(error) => OffVerified { all_found: false, text: error.to_string() },
+        }
+    }
+}
+
+/// Records in the log now; nothing is on its way.
+fn records(cluster: &RunningCluster) -> Result<u64, BenchError> {
+    let status = cluster.primary()?.status()?;
+    Ok(status.shards.iter().map(|shard| shard.node.watermarks.end.records).sum())
+}
+
+fn segments_in(dir: &Path) -> u32 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().filter(|entry| entry.path().extension().is_some_and(|ending| ending == "seg")).count()
+        as u32
+}
+
+/// A latency in so many is recorded: the clock costs as much as a tenth of an append.
+const SAMPLE_EVERY: u64 = 16;
+/// More than any machine at hand appends per second; segments are prepared for that.
+const MOST_PER_S: f64 = 4.5e6;
+const NO_MORE_COME: Duration = Duration::from_secs(15);

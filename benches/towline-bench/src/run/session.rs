@@ -1,0 +1,296 @@
+//! What the experiments of one run share: the data folder, floors, results, progress, and Ctrl-C.
+
+use crate::error::BenchError;
+use crate::floors::{Bed, FloorSet};
+use crate::options::BenchOptions;
+use crate::plan::Experiment;
+use crate::process;
+use crate::publish::PointResult;
+use crate::target::Primary;
+use crate::workload::Workload;
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use towline_report::schema::{Floors, FloorsOfRepetition, PrimitiveRace};
+use towline_uring::{FileMode, floor, primitive};
+
+/// One run in progress.
+pub(crate) struct Session {
+    pub(super) buffered: bool,
+    pub(super) seed: u64,
+    pub(super) allocations: Option<fn() -> u64>,
+    pub(super) results: Vec<PointResult>,
+    pub(super) facts: Facts,
+    pub(super) notes: Vec<String>,
+    pub(super) primitives: Vec<PrimitiveRace>,
+    /// Primitive and flush depth, as the first primary says.
+    pub(super) durability: Option<(String, u32)>,
+    data: DataDir,
+    bed: Bed,
+    floors: Vec<(Option<u32>, FloorSet)>,
+    progress: ProgressBar,
+    interrupt: Interrupt,
+    clusters: u32,
+}
+
+/// What an experiment found that is no point.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Facts {
+    pub(crate) off_verified: Option<OffVerified>,
+    pub(crate) memory: Option<MemoryFact>,
+    pub(crate) resync: Option<ResyncFact>,
+}
+
+impl Facts {
+    pub(super) fn is_empty(&self) -> bool {
+        self.off_verified.is_none() && self.memory.is_none() && self.resync.is_none()
+    }
+}
+
+/// Whether `log verify` found everything that the `off` load appended.
+#[derive(Clone, Debug)]
+pub(crate) struct OffVerified {
+    pub(crate) all_found: bool,
+    pub(crate) text: String,
+}
+
+/// What a stopped standby did to its primary, and the other way round.
+#[derive(Clone, Debug)]
+pub(crate) struct MemoryFact {
+    pub(crate) before_bytes: u64,
+    pub(crate) most_bytes: u64,
+    pub(crate) p99_ns: u64,
+    /// From SIGCONT on; `None` when it did not.
+    pub(crate) caught_up_s: Option<f64>,
+    pub(crate) verified: Result<String, String>,
+}
+
+/// Whether a standby that was stopped too long was told so.
+#[derive(Clone, Debug)]
+pub(crate) struct ResyncFact {
+    pub(crate) told: bool,
+    pub(crate) text: String,
+}
+
+impl Session {
+    pub(super) fn start(options: &BenchOptions, workload: &Workload) -> Result<Self, BenchError> {
+        let data = DataDir::create(options.dir.clone().unwrap_or_else(|| "data".into()))?;
+        let points: usize = workload
+            .experiments
+            .iter()
+            .map(|experiment| experiment.points() * experiment.repetitions as usize)
+            .sum();
+        let progress = ProgressBar::new(points as u64);
+        if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {wide_msg}")
+        {
+            progress.set_style(style.progress_chars("=> "));
+        }
+        Ok(Self {
+            buffered: options.buffered,
+            seed: workload.seed,
+            allocations: options.allocations,
+            results: Vec::new(),
+            facts: Facts::default(),
+            notes: Vec::new(),
+            primitives: Vec::new(),
+            durability: None,
+            bed: Bed::new(&data.path, options.buffered, FLOOR_TIME),
+            data,
+            floors: Vec::new(),
+            progress,
+            interrupt: Interrupt::install()?,
+            clusters: 0,
+        })
+    }
+
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data.path
+    }
+
+    /// A folder for the next cluster.
+    pub(super) fn next_cluster_dir(&mut self) -> PathBuf {
+        self.clusters += 1;
+        self.data.path.join(format!("cluster-{}", self.clusters))
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.interrupt.stop.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupt.stop)
+    }
+
+    /// An error once Ctrl-C was pressed: the way out of any depth.
+    pub(super) fn go_on(&self) -> Result<(), BenchError> {
+        if self.is_stopped() { Err(BenchError::Interrupted) } else { Ok(()) }
+    }
+
+    /// Floors before anything else, bandwidths and the race of primitives among them.
+    pub(super) fn first_floors(&mut self) -> Result<(), BenchError> {
+        self.say("floors");
+        let mode = if self.buffered { FileMode::Buffered } else { FileMode::Direct };
+        let race = primitive::race(&floor::Place::new(&self.data.path, mode), RACE_TIME)
+            .map_err(|error| BenchError::failed("race of the durability primitives", error))?;
+        self.primitives = race
+            .results
+            .iter()
+            .map(|result| PrimitiveRace {
+                name: result.primitive.name().into(),
+                depth: result.depth,
+                p50_ns: result.p50_ns,
+                p99_ns: result.p99_ns,
+                per_s: result.per_s,
+                chosen: result.primitive == race.best && result.depth == 1,
+            })
+            .collect();
+        let first = self.bed.measure(true)?;
+        self.floors.push((None, first));
+        Ok(())
+    }
+
+    /// Floors beside a repetition; returns their place for [`floors_between`](Self::floors_between).
+    pub(super) fn measure_floors(&mut self, repetition: u32, bandwidths: bool) -> Result<usize, BenchError> {
+        self.go_on()?;
+        self.say("floors");
+        let set = self.bed.measure(bandwidths)?;
+        self.floors.push((Some(repetition), set));
+        Ok(self.floors.len() - 1)
+    }
+
+    /// Two sets as one: what stood before and after a repetition.
+    pub(super) fn floors_between(&self, before: usize, after: usize) -> FloorSet {
+        FloorSet::merged([&self.floors[before].1, &self.floors[after].1])
+    }
+
+    /// The last floors measured.
+    pub(super) fn latest_floors(&self) -> FloorSet {
+        self.floors.last().map(|(_, set)| set.clone()).unwrap_or_default()
+    }
+
+    /// All floors of the run as the report has them.
+    pub(super) fn report_floors(&self) -> Floors {
+        let mut floors = FloorSet::merged(self.floors.iter().map(|(_, set)| set)).report();
+        let repetitions = self.floors.iter().filter_map(|(repetition, _)| *repetition).max();
+        floors.by_repetition = (0..=repetitions.unwrap_or(0))
+            .filter(|_| repetitions.is_some())
+            .map(|repetition| {
+                let own = self.floors.iter().filter(|(of, _)| *of == Some(repetition)).map(|(_, set)| set);
+                FloorSet::merged(own).medians(repetition)
+            })
+            .filter(|medians| {
+                *medians != FloorsOfRepetition { repetition: medians.repetition, ..Default::default() }
+            })
+            .collect();
+        floors
+    }
+
+    /// Remembers how the primary makes writes durable.
+    pub(super) fn note_durability(&mut self, primary: &Primary) {
+        if self.durability.is_some() {
+            return;
+        }
+        if let Some(shard) = primary.status().ok().and_then(|status| status.shards.into_iter().next()) {
+            self.durability = Some((shard.driver.primitive, shard.driver.flush_depth as u32));
+        }
+    }
+
+    pub(super) fn say(&self, what: impl Into<String>) {
+        self.progress.set_message(what.into());
+    }
+
+    pub(super) fn point_done(&self) {
+        self.progress.inc(1);
+    }
+
+    pub(super) fn finish_progress(&self) {
+        self.progress.finish_and_clear();
+    }
+
+    /// As points say where they stand.
+    pub(super) fn label(experiment: &Experiment, link_rtt_us: u64, rest: &str) -> String {
+        let link =
+            if link_rtt_us == 0 { String::new() } else { format!(" at {} ms", link_rtt_us as f64 / 1e3) };
+        format!("{}{link}: {rest}", experiment.name)
+    }
+}
+
+/// The folder of this run's logs, removed at the end.
+struct DataDir {
+    path: PathBuf,
+}
+
+impl DataDir {
+    fn create(parent: PathBuf) -> Result<Self, BenchError> {
+        let path = parent.join(format!("bench-{}", std::process::id()));
+        std::fs::create_dir_all(&path).map_err(|source| BenchError::File {
+            what: "cannot make the data folder",
+            path: path.clone(),
+            source,
+        })?;
+        // Absolute: nodes are processes of their own.
+        let path = path.canonicalize().map_err(|source| BenchError::File {
+            what: "cannot use the data folder",
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+        // The folder around it, when nobody else uses it.
+        if let Some(parent) = self.path.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+/// The first Ctrl-C ends the run in order; the second ends everything at once.
+struct Interrupt {
+    stop: Arc<AtomicBool>,
+    handle: Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Interrupt {
+    fn install() -> Result<Self, BenchError> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])
+            .map_err(|error| BenchError::failed("cannot watch for Ctrl-C", error))?;
+        let handle = signals.handle();
+        let stop = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let watch = move || {
+            for _ in signals.forever() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    process::kill_all();
+                    std::process::exit(130);
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(watch)
+            .map_err(|error| BenchError::failed("cannot watch for Ctrl-C", error))?;
+        Ok(Self { stop, handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for Interrupt {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// For each floor and each of the two ways of waiting.
+const FLOOR_TIME: Duration = Duration::from_millis(120);
+const RACE_TIME: Duration = Duration::from_millis(800);
