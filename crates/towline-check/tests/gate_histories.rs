@@ -1,17 +1,22 @@
 //! Histories of the real gate under random traffic: the checker, which shares no code with it, finds them clean,
 //! and finds each of them wrong once an ack is given a moment too early.
 
+#![allow(clippy::unwrap_used)]
+
 use proptest::prelude::*;
 use towline_check::{AckEvent, Event, Kind, TicketEvent, check};
 use towline_core::node::{Ticket, TicketOutcome};
 use towline_core::replication::{CommitGate, GateOutput, Stage, SyncRule, Unmet};
 use towline_core::types::{Level, Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, TicketId, Window};
 
+/// Payload bytes, and what is waited for.
+type Append = (u64, Option<(Level, Option<Window>)>);
+
 const PEERS: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Batch(Vec<(u64, Option<(Level, Option<Window>)>)>),
+    Batch(Vec<Append>),
     Flush(usize),
     Report { peer: usize, lags: [usize; 3] },
     Live(usize, bool),
@@ -96,7 +101,7 @@ impl Recorder {
         }
     }
 
-    fn batch(&mut self, records: &[(u64, Option<(Level, Option<Window>)>)]) -> Lsn {
+    fn batch(&mut self, records: &[Append]) -> Lsn {
         let before = self.ends[self.ends.len() - 1];
         let payload: u64 = records.iter().map(|(bytes, _)| bytes).sum();
         let after = Position {

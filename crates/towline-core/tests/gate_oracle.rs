@@ -1,6 +1,8 @@
 //! The commit gate against an oracle that knows no queue, heap or gauge: after each event it looks at every ticket
 //! and every report there ever was.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -8,12 +10,15 @@ use towline_core::node::{Ticket, TicketOutcome};
 use towline_core::replication::{CommitGate, GateOutput, Members, Method, Stage, SyncRule, Unmet};
 use towline_core::types::{Level, Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, TicketId, Window};
 
+/// Payload bytes, and what is waited for.
+type Append = (u64, Option<(Level, Option<Window>)>);
+
 const PEERS: usize = 3;
 const DEGRADE_NS: u64 = 5_000;
 
 #[derive(Clone, Debug)]
 enum Event {
-    Batch(Vec<(u64, Option<(Level, Option<Window>)>)>),
+    Batch(Vec<Append>),
     Flush(usize),
     Report { peer: usize, lags: [usize; 3] },
     Live(usize, bool),
@@ -347,7 +352,7 @@ impl Pair {
         self.oracle.batches[self.oracle.batches.len() - 1].0
     }
 
-    fn batch(&mut self, records: &[(u64, Option<(Level, Option<Window>)>)]) {
+    fn batch(&mut self, records: &[Append]) {
         let before = self.sealed();
         let body: u64 = records.iter().map(|(bytes, _)| bytes + 8).sum();
         let after = Position {

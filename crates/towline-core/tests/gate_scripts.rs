@@ -3,6 +3,8 @@
 //! Batch n spans LSN `8192 + (n−1)·4096` to `8192 + n·4096`; scripts name positions by batch numbers. Regenerate
 //! with `UPDATE_GOLDENFILES=1`, then read the difference.
 
+#![allow(clippy::unwrap_used)]
+
 use std::error::Error;
 use std::fmt::Write as _;
 use std::path::Path;
