@@ -310,3 +310,116 @@ pub enum ReportError {
         now: Lsn,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: Term = Term { number: 5, node: NodeId(1) };
+    const FIRST: SessionId = SessionId(1);
+    const NEXT: SessionId = SessionId(2);
+
+    fn at(lsn: u64) -> Position {
+        Position { lsn: Lsn(lsn), records: lsn / 10, payload_bytes: lsn / 2 }
+    }
+
+    fn report(written: u64, flushed: u64, applied: u64) -> Report {
+        let watermarks =
+            StandbyWatermarks { written: at(written), flushed: at(flushed), applied: at(applied) };
+        Report { term: TERM, watermarks, credit: Lsn(written + 1000), failing: false }
+    }
+
+    /// A standby that streams from 1000 on in a term that starts there; 3000 were sent.
+    fn streaming() -> Progress {
+        let mut progress = Progress::new(TERM, Lsn(1000));
+        progress.begin_session(FIRST, NodeId(7));
+        progress.ready(Lsn(1000)).unwrap();
+        progress.record_sent(Lsn(3000));
+        progress
+    }
+
+    #[test]
+    fn a_report_counts_from_the_start_of_the_term_on_stage_by_stage() {
+        let mut progress = Progress::new(TERM, Lsn(2000));
+        progress.begin_session(FIRST, NodeId(7));
+        progress.ready(Lsn(1000)).unwrap();
+        progress.record_sent(Lsn(3000));
+        let effect = progress.apply_report(FIRST, &report(2000, 1500, 1000)).unwrap();
+        assert_eq!(effect.counts, StandbyWatermarks { written: at(2000), ..StandbyWatermarks::default() });
+        let effect = progress.apply_report(FIRST, &report(3000, 2000, 1999)).unwrap();
+        assert_eq!((effect.counts.flushed, effect.counts.applied), (at(2000), Position::default()));
+        assert!(effect.advanced && effect.more_credit);
+        assert_eq!(progress.room_bytes(), 1000);
+    }
+
+    #[test]
+    fn reports_that_cannot_be_true_are_refused_and_change_nothing() {
+        let mut progress = streaming();
+        progress.apply_report(FIRST, &report(2500, 2000, 1500)).unwrap();
+        let before = progress.clone();
+        let other_term = |number| Report { term: Term { number, ..TERM }, ..report(2600, 2000, 1500) };
+        let no_credit = Report { credit: Lsn(10), ..report(2600, 2000, 1500) };
+        for (report, error) in [
+            (other_term(4), ReportError::StaleTerm { term: Term { number: 4, ..TERM }, own: TERM }),
+            (other_term(6), ReportError::HigherTerm { term: Term { number: 6, ..TERM }, own: TERM }),
+            (report(2000, 2500, 1500), ReportError::Unordered),
+            (report(3001, 2000, 1500), ReportError::BeyondSent { reported: Lsn(3001), sent: Lsn(3000) }),
+            (report(2400, 2000, 1500), ReportError::CreditFell { from: Lsn(3500), to: Lsn(3400) }),
+            (no_credit, ReportError::CreditFell { from: Lsn(3500), to: Lsn(10) }),
+            (report(2500, 1900, 1500), ReportError::Fell { from: Lsn(2000), to: Lsn(1900) }),
+        ] {
+            assert_eq!(progress.apply_report(FIRST, &report), Err(error));
+            assert_eq!(progress, before);
+        }
+        assert_eq!(progress.apply_report(NEXT, &report(2600, 2000, 1500)), Err(ReportError::OtherSession));
+    }
+
+    #[test]
+    fn a_written_watermark_may_fall_between_sessions_a_flushed_one_may_not() {
+        let mut progress = streaming();
+        progress.apply_report(FIRST, &report(2500, 2000, 1500)).unwrap();
+        progress.end_session(FIRST);
+        progress.begin_session(NEXT, NodeId(7));
+        assert_eq!(progress.counted(), StandbyWatermarks::default(), "watermarks count per session");
+        assert_eq!(progress.ready(Lsn(2000)), Ok(()));
+        progress.apply_report(NEXT, &report(2000, 2000, 1000)).unwrap();
+        assert!(!progress.is_excluded());
+
+        progress.begin_session(SessionId(3), NodeId(7));
+        let lost = ReportError::LostDurableData { reported: Lsn(2000), now: Lsn(1999) };
+        assert_eq!(progress.ready(Lsn(1999)), Err(lost));
+        assert!(progress.is_excluded());
+    }
+
+    #[test]
+    fn a_first_report_below_what_was_flushed_before_is_lost_data_too() {
+        let mut progress = streaming();
+        progress.apply_report(FIRST, &report(2500, 2000, 1500)).unwrap();
+        progress.begin_session(NEXT, NodeId(7));
+        progress.ready(Lsn(2500)).unwrap();
+        let lost = ReportError::LostDurableData { reported: Lsn(2000), now: Lsn(1800) };
+        assert_eq!(progress.apply_report(NEXT, &report(2500, 1800, 0)), Err(lost));
+        assert!(progress.is_excluded());
+    }
+
+    #[test]
+    fn another_node_behind_the_address_starts_with_a_clean_sheet() {
+        let mut progress = streaming();
+        progress.apply_report(FIRST, &report(2500, 2000, 1500)).unwrap();
+        progress.begin_session(NEXT, NodeId(8));
+        assert_eq!(
+            (progress.ready(Lsn(0)), progress.flushed_high(), progress.is_excluded()),
+            (Ok(()), Lsn(0), false)
+        );
+    }
+
+    #[test]
+    fn the_end_of_an_older_session_ends_nothing() {
+        let mut progress = streaming();
+        progress.begin_session(NEXT, NodeId(7));
+        progress.end_session(FIRST);
+        assert_eq!(progress.session(), Some(NEXT));
+        progress.end_session(NEXT);
+        assert_eq!((progress.session(), progress.mode()), (None, ShipMode::Idle));
+    }
+}
