@@ -88,6 +88,12 @@ impl Node {
         }
     }
 
+    /// The version of the sync rule in force, and whether a rule is in force or on its way. Does not allocate.
+    pub fn rule(&self) -> (u64, bool) {
+        let (version, rule) = self.gate.rule();
+        (version, rule.is_some() || self.gate.pending_rule().is_some())
+    }
+
     /// Everything. Allocates: for people and metrics, not for each turn.
     pub fn status(&self) -> NodeStatus {
         let end = self.tail.end().lsn;
