@@ -191,6 +191,17 @@ impl Shard {
         self.handle.set_rule(rule)
     }
 
+    /// Whether this node leads: takes appends. A log without a sync rule does as soon as it is open; a restarted one
+    /// with a rule first asks its standbys.
+    pub fn is_leading(&self) -> bool {
+        self.handle.is_leading()
+    }
+
+    /// Waits until this node leads; false when `timeout` came first, or the node stopped.
+    pub fn wait_leading(&self, timeout: Duration) -> bool {
+        self.handle.wait_leading(timeout)
+    }
+
     /// Watermarks, exposure and each standby, as they are now.
     pub fn snapshot(&self) -> Snapshot {
         self.handle.snapshot()

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_core::Stream;
 use towline_core::types::Lsn;
@@ -29,6 +30,31 @@ impl Tail {
     /// out so far has been dealt with. 0 before the first batch.
     pub fn next_batch(&self) -> Lsn {
         self.next
+    }
+
+    /// The next record, waiting for it at most `timeout`; `None` when there was none. A timeout of zero reads what is
+    /// there: how a program rebuilds its state from the log when it starts.
+    ///
+    /// # Errors
+    /// [`TailError`]; the tail is of no more use after one. [`TailError::Stopped`] when the node has stopped.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Record>, TailError> {
+        loop {
+            if let Some(record) = self.next_at_hand() {
+                return Ok(Some(record));
+            }
+            if self.failed {
+                return Err(TailError::Stopped);
+            }
+            match self.batches.next_within(timeout) {
+                Some(Ok(Some(batch))) => self.put(batch),
+                Some(Ok(None)) => return Ok(None),
+                Some(Err(error)) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+                None => return Err(TailError::Stopped),
+            }
+        }
     }
 
     fn next_at_hand(&mut self) -> Option<Record> {

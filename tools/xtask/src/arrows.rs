@@ -11,6 +11,7 @@ use crate::sources::SourceFile;
 /// its place has to be decided here.
 const CRATES: &[(&str, &[&str])] = &[
     ("towline-core", &[]),
+    ("towline-check", &["towline-core"]),
     ("towline-uring", &["towline-core"]),
     ("towline-runtime", &["towline-core", "towline-uring"]),
     ("towline", &["towline-core", "towline-runtime"]),

@@ -240,7 +240,7 @@ impl NodeFlags {
             hold_bytes: self.hold_bytes.unwrap_or(retention_bytes),
             prepare_segments: self.prepare_segments.unwrap_or(standard.prepare_segments),
             buffered: self.buffered.unwrap_or(false),
-            primitive: self.primitive.map(PrimitiveName::primitive),
+            primitive: self.primitive.and_then(PrimitiveName::primitive),
             flush_depth: self.flush_depth,
             host,
             spin: self.spin.unwrap_or(standard.spin),
@@ -254,12 +254,12 @@ impl NodeFlags {
 }
 
 impl PrimitiveName {
-    fn primitive(self) -> Primitive {
-        match self {
-            PrimitiveName::Dsync => Primitive::Dsync,
-            PrimitiveName::LinkedFsync => Primitive::WriteThenFsync,
-            PrimitiveName::Flusher => Primitive::Flusher,
-        }
+    fn primitive(self) -> Option<Primitive> {
+        Primitive::from_name(match self {
+            PrimitiveName::Dsync => "dsync",
+            PrimitiveName::LinkedFsync => "linked-fsync",
+            PrimitiveName::Flusher => "flusher",
+        })
     }
 }
 
@@ -422,6 +422,13 @@ mod tests {
         assert!(refused("dir = \"d\"\nstandby = [\"a\"]\n", none()).contains("NAME=HOST:PORT"));
         assert!(refused("dir = \"d\"\nretain = \"1G\"\n", none()).contains("--retain"));
         assert!(refused("dir = \"d\"\nshards = 0\n", none()).contains("shards"));
+    }
+
+    #[test]
+    fn every_primitive_has_its_name() {
+        for name in PrimitiveName::value_variants() {
+            assert!(name.primitive().is_some(), "{name:?}");
+        }
     }
 
     #[test]

@@ -103,6 +103,7 @@ fn serve(plan: Plan) -> Outcome {
     let why = loop {
         match stops.recv_timeout(TRIM_EVERY) {
             Ok(why) => break why,
+            Err(RecvTimeoutError::Timeout) if !node.is_running() => break "a shard has ended by itself",
             Err(RecvTimeoutError::Timeout) => trimmer.iter_mut().for_each(|trimmer| trimmer.turn(&node)),
             Err(RecvTimeoutError::Disconnected) => break "no signal can arrive any more",
         }
