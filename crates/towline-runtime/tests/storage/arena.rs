@@ -124,6 +124,7 @@ fn a_torn_batch_in_the_arena_ends_it() {
     flip(&standby.arena(), written.batches[2].start.0 + 5000);
     let opened = standby.open();
     assert_eq!(opened.recovered.end.lsn, written.batches[2].start);
+    assert_eq!(opened.recovered.cut, None, "nothing of it was written");
     drop(opened);
     assert_eq!(standby.place.payloads(), written.first(2));
 }
@@ -140,7 +141,12 @@ fn nothing_of_another_life_is_believed() {
     let (header, bytes) = log.build(BatchKind::Data, &record(RecordKind::Data, b"of nobody's term"));
     put(&arena, &header, &bytes);
     log.close();
-    assert_eq!(standby.open().recovered.end, written.end);
+    let opened = standby.open();
+    assert_eq!(opened.recovered.end, written.end);
+    assert!(opened.notes.iter().all(|note| !note.contains("taken over")), "{:?}", opened.notes);
+    drop(opened);
+    let disk = fs::read(standby.place.segment(0)).unwrap();
+    assert!(disk[written.end.lsn.0 as usize..].iter().all(|byte| *byte == 0), "the disk was not touched");
 
     // A file of a size that no arena has, a link, garbage.
     fs::write(standby.arena(), vec![7; 4097]).unwrap();

@@ -64,6 +64,7 @@ fn recycling_never_brings_old_batches_back() {
     log.roll();
     log.append(&[b"in the second segment"]);
     let old = fs::read(place.segment(0)).unwrap();
+    let old_salt = log.segments.salt(0).unwrap();
     let start = GEOMETRY.first_batch(1);
     log.change_meta(|meta| meta.log_start = start);
     log.kept.send(Command::Recycle { below: start });
@@ -72,6 +73,7 @@ fn recycling_never_brings_old_batches_back() {
     let new = fs::read(place.segment(2)).unwrap();
     assert_eq!(old[8192..], new[8192..], "its content was not touched");
     assert_eq!(log.segments.salt(2), Some(salt));
+    assert_ne!(salt, old_salt);
     log.roll();
     // The log goes on over the old content: nothing of it is ever believed.
     log.append(&[b"in the third segment"]);
