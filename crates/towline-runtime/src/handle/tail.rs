@@ -1,0 +1,197 @@
+//! Following the log: an iterator that blocks, a stream that does not.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use towline_core::types::Lsn;
+
+use super::shared::Marks;
+use super::{Handle, Readers};
+use crate::batch_reader::BatchReader;
+use crate::error::TailError;
+
+/// The batches of a log, one after the other, without an end but the node's.
+pub struct Tail {
+    handle: Handle,
+    reader: BatchReader,
+    readers: Arc<Readers>,
+    /// Where the next batch is looked for.
+    at: Lsn,
+    /// The first batch may hold records before this one: they are left out.
+    skip_below: Lsn,
+    safe: bool,
+    cuts: u64,
+    failed: bool,
+}
+
+/// Records of one batch, as they lie in the log: record headers, payloads, padding.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TailBatch {
+    /// LSN of the first record header in `bytes`.
+    pub start: Lsn,
+    /// Where the batch behind it lies: go on from here.
+    pub next: Lsn,
+    /// The records.
+    pub bytes: Bytes,
+}
+
+impl Tail {
+    pub(super) fn new(handle: &Handle, from: Lsn, safe: bool) -> Result<Tail, TailError> {
+        let log_start = Marks::lsn(&handle.shared.marks.log_start);
+        if from > Lsn(0) && from < log_start {
+            return Err(TailError::Trimmed { log_start });
+        }
+        let readers = Arc::clone(&handle.readers);
+        let reader = BatchReader::new(readers.take(), handle.segments.clone());
+        let cuts = handle.shared.marks.cuts.load(Ordering::Acquire);
+        let mut tail = Tail {
+            handle: handle.clone(),
+            reader,
+            readers,
+            at: from.max(log_start),
+            skip_below: Lsn(0),
+            safe,
+            cuts,
+            failed: false,
+        };
+        tail.seek(from)?;
+        Ok(tail)
+    }
+
+    /// A position inside a batch (the end of a record) begins at the batch and leaves out what lies before.
+    fn seek(&mut self, from: Lsn) -> Result<(), TailError> {
+        if from <= Marks::lsn(&self.handle.shared.marks.log_start) || from >= self.limit() {
+            return Ok(());
+        }
+        if let Some(batch) = self.reader.find(from, self.limit())?
+            && batch < from
+        {
+            self.at = batch;
+            self.skip_below = from;
+        }
+        Ok(())
+    }
+
+    /// The next batch, waiting for it at most this long: `Ok(None)` when there was none. `None`: the node has ended.
+    pub fn next_within(&mut self, timeout: Duration) -> Option<Result<Option<TailBatch>, TailError>> {
+        if self.failed {
+            return None;
+        }
+        match self.look() {
+            Ok(None) => {}
+            found => return Some(found),
+        }
+        let at = self.at;
+        let handle = self.handle.clone();
+        let cuts = self.cuts;
+        handle.wait_mark(timeout, || {
+            limit(&handle, self.safe) > at || handle.shared.marks.cuts.load(Ordering::Acquire) != cuts
+        });
+        match self.look() {
+            Ok(None) if self.handle.shared.is_stopped() => None,
+            found => Some(found),
+        }
+    }
+
+    fn limit(&self) -> Lsn {
+        limit(&self.handle, self.safe)
+    }
+
+    fn look(&mut self) -> Result<Option<TailBatch>, TailError> {
+        let found = self.look_on();
+        self.failed |= found.is_err();
+        found
+    }
+
+    fn look_on(&mut self) -> Result<Option<TailBatch>, TailError> {
+        let marks = &self.handle.shared.marks;
+        let cuts = marks.cuts.load(Ordering::Acquire);
+        if cuts != self.cuts {
+            let to = Marks::lsn(&marks.cut_to);
+            if to < self.at {
+                return Err(TailError::Cut { to });
+            }
+            self.cuts = cuts;
+            self.reader.forget();
+        }
+        loop {
+            let limit = self.limit();
+            if limit <= self.at {
+                return Ok(None);
+            }
+            match self.reader.next(self.at, limit) {
+                Ok(Ok(found)) => {
+                    self.at = found.next;
+                    let start = found.header.body_start();
+                    let bytes = Bytes::from(self.reader.take_body());
+                    let skip = self.skip_below.bytes_since(start).min(bytes.len() as u64);
+                    self.skip_below = Lsn(0);
+                    if skip == bytes.len() as u64 {
+                        continue;
+                    }
+                    let bytes = bytes.slice(skip as usize..);
+                    return Ok(Some(TailBatch { start: start.plus(skip), next: found.next, bytes }));
+                }
+                Ok(Err(next)) => {
+                    self.at = next;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let log_start = Marks::lsn(&self.handle.shared.marks.log_start);
+                    return Err(if self.at < log_start { TailError::Trimmed { log_start } } else { error });
+                }
+            }
+        }
+    }
+}
+
+fn limit(handle: &Handle, safe: bool) -> Lsn {
+    let marks = &handle.shared.marks;
+    Marks::lsn(if safe { &marks.safe } else { &marks.flushed })
+}
+
+impl Iterator for Tail {
+    type Item = Result<TailBatch, TailError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(batch) = self.next_within(LOOK)?.transpose() {
+                return Some(batch);
+            }
+        }
+    }
+}
+
+impl Stream for Tail {
+    type Item = Result<TailBatch, TailError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.failed {
+            return Poll::Ready(None);
+        }
+        if let Some(batch) = self.look().transpose() {
+            return Poll::Ready(Some(batch));
+        }
+        self.handle.shared.progress.register(context.waker());
+        match self.look().transpose() {
+            Some(batch) => Poll::Ready(Some(batch)),
+            None if self.handle.shared.is_stopped() => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        if let Some(arena) = self.reader.take_arena() {
+            self.readers.give_back(arena);
+        }
+    }
+}
+
+const LOOK: Duration = Duration::from_millis(200);

@@ -1,0 +1,459 @@
+//! One client's connection.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use towline_core::format::{Committed, Frame, Outcome, RefusalCode, WireError, decode_frame};
+use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_FRAME_BYTES};
+use towline_core::types::{Level, Lsn, TicketId, Window};
+use towline_uring::{Completion, PoolBuf, RingFd};
+
+use super::tickets::{ClientTickets, Waiting};
+use crate::clock::now_ns;
+use crate::error::{AppendError, TailError};
+use crate::handle::append::{checked_bytes, put_records, refused};
+use crate::handle::shared::QueuedTicket;
+use crate::handle::{Tail, TailBatch};
+use crate::shard::batch::Batches;
+use crate::shard::core::Core;
+use crate::shard::sessions::outgoing::{Outgoing, Port};
+use crate::shard::tag::Tag;
+
+/// One client.
+pub(crate) struct Connection {
+    pub(crate) id: u64,
+    pub(crate) fd: RingFd,
+    socket: OwnedFd,
+    /// Bytes that arrived and are not dealt with; never more than one append and a frame.
+    arrived: Vec<u8>,
+    buf: Option<PoolBuf>,
+    receiving: bool,
+    out: Outgoing,
+    /// Appends and waits that are not answered.
+    unanswered: usize,
+    /// The append at the head of `arrived` found no room.
+    stalled: bool,
+    tailer: Option<Tailer>,
+    state: State,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Open,
+    /// Ends once what is queued has left, or at this time.
+    Closing { until_ns: u64 },
+    Dead,
+}
+
+/// What a client asks of the shard itself.
+pub(crate) enum Asked {
+    Wait { ticket: TicketId, lsn: Lsn, level: Level },
+    Tail { from: Lsn, unsafe_too: bool },
+    SetRule { request: u64, rule: String },
+    Trim { request: u64, below: Lsn },
+    Status,
+}
+
+/// What a parsed frame leads to.
+enum Step {
+    /// It was dealt with; this many bytes of payload went with it.
+    Done(usize),
+    /// Not all of it is there.
+    More,
+    /// There is no room in the log at the moment: the connection waits with it.
+    Stalled,
+}
+
+impl Connection {
+    pub(crate) fn new(id: u64, fd: RingFd, socket: OwnedFd) -> Connection {
+        Connection {
+            id,
+            fd,
+            socket,
+            arrived: Vec::new(),
+            buf: None,
+            receiving: false,
+            out: Outgoing::default(),
+            unanswered: 0,
+            stalled: false,
+            tailer: None,
+            state: State::Open,
+        }
+    }
+
+    /// Queues a frame.
+    pub(crate) fn push(&mut self, frame: &Frame) {
+        if self.state == State::Dead {
+            return;
+        }
+        if self.out.push_frame(frame).is_err() {
+            self.fail();
+        }
+    }
+
+    /// Queues the answer to an append or a wait.
+    pub(crate) fn answered(&mut self, frame: &Frame) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.push(frame);
+    }
+
+    /// Deals with what arrived, then submits the next receive and send.
+    pub(crate) fn drive(
+        &mut self,
+        core: &mut Core,
+        batches: &mut Batches,
+        tickets: &mut ClientTickets,
+        asked: &mut Vec<(u64, Asked)>,
+    ) {
+        if self.state == State::Open {
+            self.parse(core, batches, tickets, asked);
+            self.take_tail();
+        }
+        match self.state {
+            State::Dead => return,
+            State::Closing { until_ns } => {
+                let until_ns = if until_ns == 0 { core.now_ns + CLOSE_LIMIT.as_nanos() as u64 } else { until_ns };
+                self.state = State::Closing { until_ns };
+                if self.out.is_finished() || core.now_ns >= until_ns {
+                    return self.fail();
+                }
+            }
+            State::Open => {}
+        }
+        let stuck_ns = if self.out.is_idle() { 0 } else { core.now_ns.saturating_sub(self.out.since_ns) };
+        if self.out.pinned().is_none() && self.has_send() && stuck_ns > SLOW_LIMIT.as_nanos() as u64 {
+            // A client that takes no answer is not waited for.
+            return self.fail();
+        }
+        let mut port = Port {
+            ring: &mut core.ring,
+            files: &mut core.files,
+            frames: &core.frames,
+            geometry: core.geometry,
+            now_ns: core.now_ns,
+            zero_copy: false,
+        };
+        if self.out.drive(&mut port, self.fd, self.id, Tag::ClientSend(self.id)).is_err() {
+            return self.fail();
+        }
+        self.receive(core);
+    }
+
+    /// The next receive, unless the client has to take answers, or give way, first: backpressure over TCP.
+    fn receive(&mut self, core: &mut Core) {
+        let full = self.arrived.len() >= MAX_ARRIVED;
+        let behind = self.out.queued_bytes() > MAX_ANSWERS || self.unanswered >= MAX_UNANSWERED;
+        if self.receiving || self.stalled || full || behind || self.state != State::Open {
+            return;
+        }
+        let Some(buf) = self.buf.take().or_else(|| core.client_bufs.get()) else { return };
+        let room = buf.len().min(MAX_ARRIVED - self.arrived.len());
+        match core.ring.recv_buf(self.fd, buf, 0..room, Tag::ClientRecv(self.id).pack()) {
+            Ok(()) => self.receiving = true,
+            Err(_) => self.fail(),
+        }
+    }
+
+    pub(crate) fn received(&mut self, completion: Completion) {
+        self.receiving = false;
+        match (completion.result, completion.buf) {
+            (Ok(count), Some(buf)) if count > 0 => {
+                self.arrived.extend_from_slice(&buf[..count as usize]);
+                // Back to the pool while nothing is received: an idle connection holds its own small part only.
+                self.buf = Some(buf);
+            }
+            _ => self.fail(),
+        }
+    }
+
+    pub(crate) fn sent(&mut self, completion: &Completion) {
+        if self.out.sent(completion).is_err() {
+            self.fail();
+        }
+    }
+
+    fn parse(
+        &mut self,
+        core: &mut Core,
+        batches: &mut Batches,
+        tickets: &mut ClientTickets,
+        asked: &mut Vec<(u64, Asked)>,
+    ) {
+        let mut at = 0;
+        self.stalled = false;
+        let arrived = std::mem::take(&mut self.arrived);
+        while self.state == State::Open && self.unanswered < MAX_UNANSWERED && self.out.queued_bytes() <= MAX_ANSWERS {
+            let bytes = &arrived[at..];
+            if bytes.is_empty() {
+                break;
+            }
+            let decoded = match decode_frame(bytes) {
+                Ok(decoded) => decoded,
+                Err(WireError::NeedMore(_)) => break,
+                Err(error) => {
+                    self.refuse(RefusalCode::Protocol, error.to_string());
+                    break;
+                }
+            };
+            let payload = &bytes[decoded.consumed..];
+            match self.handle(decoded.frame, payload, core, batches, tickets, asked) {
+                Step::Done(payload_bytes) => at += decoded.consumed + payload_bytes,
+                Step::More => break,
+                Step::Stalled => {
+                    self.stalled = true;
+                    break;
+                }
+            }
+        }
+        self.arrived = arrived;
+        self.arrived.drain(..at);
+        if self.arrived.is_empty() && self.arrived.capacity() > KEPT_BYTES {
+            self.arrived = Vec::new();
+        }
+    }
+
+    fn handle(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        core: &mut Core,
+        batches: &mut Batches,
+        tickets: &mut ClientTickets,
+        asked: &mut Vec<(u64, Asked)>,
+    ) -> Step {
+        match frame {
+            Frame::Append { request, level, window, lengths } => {
+                let total: usize = lengths.iter().map(|len| *len as usize).sum();
+                let Some(payload) = payload.get(..total) else { return Step::More };
+                return match self.append(request, level, window, &lengths, payload, core, batches, tickets) {
+                    Ok(()) => Step::Done(total),
+                    Err(AppendError::Full(_)) => Step::Stalled,
+                    Err(error) => {
+                        self.push(&Frame::Appended { request, outcome: Outcome::Refused(error.to_string()) });
+                        Step::Done(total)
+                    }
+                };
+            }
+            Frame::Wait { request, lsn, level } => match tickets.begin(Waiting { client: self.id, request }) {
+                Some(ticket) => {
+                    self.unanswered += 1;
+                    asked.push((self.id, Asked::Wait { ticket, lsn, level }));
+                }
+                None => return Step::Stalled,
+            },
+            Frame::Tail { from, unsafe_too } => asked.push((self.id, Asked::Tail { from, unsafe_too })),
+            Frame::SetRule { request, rule } => asked.push((self.id, Asked::SetRule { request, rule })),
+            Frame::Trim { request, below } => asked.push((self.id, Asked::Trim { request, below })),
+            Frame::StatusRequest => asked.push((self.id, Asked::Status)),
+            Frame::Heartbeat { .. } => {}
+            _ => self.refuse(RefusalCode::Protocol, "a client does not send this frame".to_owned()),
+        }
+        Step::Done(0)
+    }
+
+    /// As a handle's append, from the shard's own thread.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one frame and the parts of the shard it meets")]
+    fn append(
+        &mut self,
+        request: u64,
+        level: Level,
+        window: Option<Window>,
+        lengths: &[u32],
+        mut payload: &[u8],
+        core: &mut Core,
+        batches: &mut Batches,
+        tickets: &mut ClientTickets,
+    ) -> Result<(), AppendError> {
+        let bytes = checked_bytes(lengths.iter().map(|len| *len as usize))?;
+        if window.is_some() && !level.is_remote() {
+            return Err(AppendError::Window("it needs a remote level: remote_write, on or remote_apply"));
+        }
+        let marks = &core.shared.marks;
+        if window.is_some() && !marks.has_rule.load(Ordering::Relaxed) {
+            return Err(AppendError::Window("it needs a sync rule, and there is none"));
+        }
+        let accepted_ns = now_ns();
+        let id = match level {
+            Level::Off => None,
+            _ => match tickets.begin(Waiting { client: self.id, request }) {
+                Some(id) => Some(id),
+                None => return Err(AppendError::Full("as many tickets wait as may".to_owned())),
+            },
+        };
+        let mut reserved = match core.shared.appender.reserve(bytes as usize) {
+            Ok(reserved) => reserved,
+            Err(error) => {
+                if let Some(id) = id {
+                    tickets.end(id);
+                }
+                return Err(refused(&core.shared, error, bytes));
+            }
+        };
+        let lsn = Lsn(reserved.pos());
+        let end = lsn.plus(bytes);
+        let mut into = reserved.bytes_mut();
+        let mut payload_bytes = 0;
+        for len in lengths {
+            let (record, rest) = payload.split_at(*len as usize);
+            payload = rest;
+            let (place, rest) = into.split_at_mut(towline_core::format::record_bytes(u64::from(*len)) as usize);
+            into = rest;
+            payload_bytes += put_records(place, &[record]);
+        }
+        reserved.commit();
+        match id {
+            Some(id) => {
+                self.unanswered += 1;
+                batches.push_ticket(QueuedTicket { id, lsn, end, payload_bytes, level, window, accepted_ns });
+            }
+            None => {
+                let rule_version = core.shared.marks.rule_version.load(Ordering::Relaxed);
+                let committed = Committed {
+                    lsn,
+                    end,
+                    level,
+                    window: None,
+                    rule_version,
+                    fill_bytes: 0,
+                    waited_for_window: false,
+                };
+                self.push(&Frame::Appended { request, outcome: Outcome::Committed(committed) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts to follow the log for this client: on a thread of its own, since segment files may have to be read.
+    pub(crate) fn follow(&mut self, tail: Result<Tail, TailError>, core: &Core) {
+        let started = match tail {
+            Ok(tail) => Tailer::start(tail, core).map_err(|error| format!("no thread for a tail: {error}")),
+            Err(error) => Err(error.to_string()),
+        };
+        match started {
+            Ok(tailer) => self.tailer = Some(tailer),
+            Err(why) => self.refuse(RefusalCode::Unavailable, why),
+        }
+    }
+
+    /// Moves tailed batches to the socket, as long as the client takes them.
+    fn take_tail(&mut self) {
+        while self.out.queued_bytes() < TAIL_QUEUED_BYTES {
+            let Some(tailer) = &self.tailer else { return };
+            match tailer.batches.try_recv() {
+                Ok(Ok(batch)) => {
+                    let bytes = batch.bytes.len() as u32;
+                    self.push(&Frame::Records { start: batch.start, next: batch.next, bytes });
+                    if self.state == State::Dead {
+                        return;
+                    }
+                    if self.out.push_bytes(&batch.bytes).is_err() {
+                        return self.fail();
+                    }
+                }
+                Ok(Err(error)) => {
+                    self.tailer = None;
+                    return self.refuse(RefusalCode::Unavailable, error.to_string());
+                }
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.tailer = None;
+                    return self.close();
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, code: RefusalCode, message: String) {
+        self.push(&Frame::Refused { code, message });
+        self.close();
+    }
+
+    pub(crate) fn close(&mut self) {
+        if self.state == State::Open {
+            self.out.close();
+            self.state = State::Closing { until_ns: 0 };
+        }
+    }
+
+    pub(crate) fn fail(&mut self) {
+        self.state = State::Dead;
+        self.tailer = None;
+        // Every operation on the socket ends with this; it may have ended by itself before.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state == State::Dead && !self.receiving && self.out.is_quiet()
+    }
+
+    pub(crate) fn has_send(&self) -> bool {
+        !self.out.is_quiet()
+    }
+
+    /// It has something that the next turn can go on with.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.stalled
+    }
+
+    /// A tailed batch is there, and the client takes bytes.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.out.queued_bytes() < TAIL_QUEUED_BYTES
+            && self.tailer.as_ref().is_some_and(|tailer| !tailer.batches.is_empty())
+    }
+}
+
+/// A thread that reads the log for one client, a few batches ahead.
+struct Tailer {
+    batches: Receiver<Result<TailBatch, TailError>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Tailer {
+    fn start(tail: Tail, core: &Core) -> std::io::Result<Tailer> {
+        let (to, batches): (Sender<Result<TailBatch, TailError>>, _) = bounded(TAIL_AHEAD);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, shared) = (Arc::clone(&stop), Arc::clone(&core.shared));
+        let mut tail = tail;
+        let thread = std::thread::Builder::new().name("towline-tail".to_owned()).spawn(move || {
+            while !stopped.load(Ordering::Acquire) {
+                let Some(batch) = tail.next_within(TAIL_LOOK) else { return };
+                let Some(batch) = batch.transpose() else { continue };
+                let failed = batch.is_err();
+                if to.send(batch).is_err() {
+                    return;
+                }
+                shared.wake.notify();
+                if failed {
+                    return;
+                }
+            }
+        })?;
+        Ok(Tailer { batches, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Tailer {
+    fn drop(&mut self) {
+        // The thread notices within its next look, or when it finds the channel closed; nobody waits for it.
+        self.stop.store(true, Ordering::Release);
+        drop(self.thread.take());
+    }
+}
+
+/// One append, its frame, and what came with the same receive.
+const MAX_ARRIVED: usize = MAX_APPEND_BYTES as usize + 2 * MAX_FRAME_BYTES + (64 << 10);
+/// A connection that is at rest keeps this much.
+const KEPT_BYTES: usize = 64 << 10;
+const MAX_UNANSWERED: usize = 4096;
+/// Answers that may wait for a client before nothing more is taken from it.
+const MAX_ANSWERS: usize = 1 << 20;
+const TAIL_QUEUED_BYTES: usize = 256 << 10;
+const TAIL_AHEAD: usize = 2;
+const TAIL_LOOK: Duration = Duration::from_millis(100);
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+const SLOW_LIMIT: Duration = Duration::from_secs(30);

@@ -1,0 +1,79 @@
+//! What every part of a shard works with.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossbeam::queue::ArrayQueue;
+use towline_core::node::{Event, Input};
+use towline_core::types::{Geometry, LogId, NodeId};
+use towline_uring::{BufPool, Ring};
+
+use super::brain::Brain;
+use super::files::Files;
+use crate::handle::shared::ShardShared;
+use crate::options::EventSink;
+
+/// One shard's ring, files and state machine.
+pub(crate) struct Core {
+    pub(crate) ring: Ring,
+    pub(crate) brain: Brain,
+    pub(crate) files: Files,
+    /// Buffers for frames and small receives.
+    pub(crate) frames: BufPool,
+    /// Buffers of client connections.
+    pub(crate) client_bufs: BufPool,
+    pub(crate) shared: Arc<ShardShared>,
+    pub(crate) log: LogId,
+    pub(crate) geometry: Geometry,
+    pub(crate) node_id: NodeId,
+    pub(crate) now_ns: u64,
+    /// Addresses of the standbys, in configuration order.
+    pub(crate) peers: Vec<String>,
+    pub(crate) zero_copy: bool,
+    pub(crate) events: Events,
+}
+
+/// The last events, for the status; each also goes to whoever listens.
+pub(crate) struct Events {
+    shard: u16,
+    sink: Option<EventSink>,
+    last: VecDeque<String>,
+    pub(crate) counts: EventCounts,
+}
+
+/// How often things happened that an operator counts.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct EventCounts {
+    pub(crate) degraded: u64,
+    pub(crate) standbys_lost: u64,
+}
+
+impl Events {
+    pub(crate) fn new(shard: u16, sink: Option<EventSink>) -> Events {
+        Events { shard, sink, last: VecDeque::with_capacity(KEPT_EVENTS), counts: EventCounts::default() }
+    }
+
+    pub(crate) fn say(&mut self, event: &Event) {
+        match event {
+            Event::Degraded { .. } => self.counts.degraded += 1,
+            Event::StandbyLost { .. } => self.counts.standbys_lost += 1,
+            _ => {}
+        }
+        if let Some(sink) = &self.sink {
+            sink(self.shard, event);
+        }
+        if self.last.len() == KEPT_EVENTS {
+            self.last.pop_front();
+        }
+        self.last.push_back(format!("{event:?}"));
+    }
+
+    pub(crate) fn last(&self) -> Vec<String> {
+        self.last.iter().cloned().collect()
+    }
+}
+
+/// The keeper's answers on their way to the shard.
+pub(crate) type Answers = Arc<ArrayQueue<Input>>;
+
+const KEPT_EVENTS: usize = 32;
