@@ -62,6 +62,6 @@ mod tests {
     #[test]
     fn a_link_takes_at_least_what_it_was_told() {
         let measured_us = super::round_trip_us(3_000).unwrap();
-        assert!((3_000.0..20_000.0).contains(&measured_us), "{measured_us}");
+        assert!((3_000.0..500_000.0).contains(&measured_us), "{measured_us}");
     }
 }

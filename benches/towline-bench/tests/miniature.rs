@@ -49,7 +49,7 @@ fn ladder(base: &Path) {
         assert!(latency.p50 <= latency.p99 && latency.p99 <= latency.max, "{point:?}");
         assert_eq!(point.acks_by_achieved_level.keys().collect::<Vec<_>>(), [&point.level], "{point:?}");
         assert!(point.ratio_to_floor.is_some(), "{point:?}");
-        assert_eq!(point.level == Level::Off, point.flushes == Some(0) || point.level == Level::Off);
+        assert!(point.level == Level::Off || point.flushes > Some(0), "{point:?}");
     }
     // A remote level waits for two disks; `off` for none.
     let p50 = |level| {

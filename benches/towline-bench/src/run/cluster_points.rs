@@ -220,6 +220,10 @@ impl PointBench<'_> {
         };
         let load = || -> Result<Recorder, BenchError> {
             match spec.load {
+                // At `off` the append is the acknowledgement: nothing is ever outstanding, however many clients.
+                PointLoad::Closed(_, Generator::OneThread) if spec.level == Level::Off => {
+                    Ok(flood::run(primary, &work, 1)?.0)
+                }
                 PointLoad::Closed(clients, Generator::OneThread) => {
                     closed::run(primary, &work, clients as usize)
                 }
