@@ -83,7 +83,7 @@ pub struct Keeper {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What a keeper works on; [`super::Opened::keeper_parts`] gives it.
+/// What a keeper works on: a part of [`super::Opened`].
 #[derive(Debug)]
 pub struct KeeperParts {
     pub(crate) dir: Arc<ShardDir>,
