@@ -325,8 +325,8 @@ fn a_damaged_header_of_a_segment_ahead() {
     assert_eq!((found.verdict, found.unusable), (Verdict::CleanEnd, vec![1]));
     assert_eq!(found.recovered.segments, [(0, 0x100)]);
 
+    // The proof lies in that segment alone: the roll was built before the last batch was flushed.
     let (mut log, spans) = durable(4);
-    log.flush();
     log.roll();
     log.prepare(1, 0x200);
     log.flush();
@@ -359,6 +359,12 @@ fn gaps_and_short_files() {
         assert_eq!(found.evidence.standing, Standing::SequenceGap, "segment {missing}");
         corrupt_span(&found);
     }
+    // A gap among segments that are only prepared is no crash either.
+    let mut ahead = MemLog::new();
+    ahead.append(&[b"x"]);
+    ahead.prepare(2, 0x300);
+    assert_eq!(ahead.scan().evidence.standing, Standing::SequenceGap);
+    corrupt_span(&ahead.scan());
     let mut short = log.clone();
     short.files.get_mut(&1).expect("there").truncate(60_001);
     assert_eq!(short.scan().evidence.standing, Standing::ShortFile);
