@@ -5,8 +5,8 @@ use std::path::Path;
 /// Counters since a node's start, over all its shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
-    /// Calls into the kernel's ring that submitted something.
-    pub submitting_enters: u64,
+    /// Calls into the kernel's ring that submitted something; `None` where the node does not tell them apart.
+    pub submitting_enters: Option<u64>,
     /// Calls of every kind.
     pub enters: u64,
     /// Durable writes.
@@ -24,17 +24,15 @@ pub(crate) struct Counters {
 impl Counters {
     /// What was added since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
+        let between = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));
         Self {
-            submitting_enters: self.submitting_enters.saturating_sub(earlier.submitting_enters),
+            submitting_enters: between(self.submitting_enters, earlier.submitting_enters),
             enters: self.enters.saturating_sub(earlier.enters),
             flushes: self.flushes.saturating_sub(earlier.flushes),
             batches: self.batches.saturating_sub(earlier.batches),
             degraded_acks: self.degraded_acks.saturating_sub(earlier.degraded_acks),
             standby_payload_bytes: self.standby_payload_bytes.saturating_sub(earlier.standby_payload_bytes),
-            allocations: self
-                .allocations
-                .zip(earlier.allocations)
-                .map(|(now, then)| now.saturating_sub(then)),
+            allocations: between(self.allocations, earlier.allocations),
         }
     }
 }

@@ -18,6 +18,11 @@ pub(crate) trait Observer {
     /// Kernel worker threads of the primary.
     fn ring_workers(&self) -> usize;
 
+    /// Heap allocations of this process so far; `None` where they are not counted.
+    fn allocations(&self) -> Option<u64> {
+        None
+    }
+
     /// How often to look: often enough for a p99 of a second's run, rare enough not to be part of the load.
     fn sample_every(&self) -> Duration {
         Duration::from_millis(4)
@@ -70,7 +75,9 @@ where
         let mut exposure_bytes = record::new_histogram();
         let mut ring_workers = 0;
         let mut next_look = Instant::now();
+        let mut of_watching = 0;
         while Instant::now() < timing.until && !done() {
+            let allocated = observer.allocations();
             if let Some(bytes) = observer.exposure_bytes() {
                 // An empty exposure counts as one byte: zero lies outside the histogram.
                 exposure_bytes.saturating_record(bytes.max(1));
@@ -79,9 +86,12 @@ where
                 ring_workers = ring_workers.max(observer.ring_workers());
                 next_look += LOOK_EVERY;
             }
+            // What the looking itself allocates is not the log's.
+            of_watching += observer.allocations().zip(allocated).map_or(0, |(after, before)| after - before);
             std::thread::sleep(observer.sample_every());
         }
-        let counters = observer.counters().since(&counters_before);
+        let mut counters = observer.counters().since(&counters_before);
+        counters.allocations = counters.allocations.map(|all| all.saturating_sub(of_watching));
         let cpu_after = CpuTimes::now();
         let recorder = match generator.join() {
             Ok(recorder) => recorder?,

@@ -91,7 +91,7 @@ impl PointResult {
             enters: Some(measured.counters.enters),
             flushes: Some(flushes),
             batches: Some(measured.counters.batches),
-            enters_per_flush: per(measured.counters.submitting_enters, flushes),
+            enters_per_flush: measured.counters.submitting_enters.and_then(|enters| per(enters, flushes)),
             allocations_per_commit: measured
                 .counters
                 .allocations

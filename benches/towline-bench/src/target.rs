@@ -84,7 +84,7 @@ impl Primary {
                         return Err(BenchError::Failed(format!(
                             "no acknowledgement at {level} within {} s: {}",
                             limit.as_secs(),
-                            self.events()
+                            self.standing()
                         )));
                     }
                     None => std::thread::sleep(Duration::from_micros(200)),
@@ -94,11 +94,23 @@ impl Primary {
         Ok(())
     }
 
-    /// The last events, for an error.
-    fn events(&self) -> String {
+    /// Where it stands, for an error: role, what waits, each standby, the last events.
+    pub(crate) fn standing(&self) -> String {
         let Ok(status) = self.status() else { return "the primary does not answer".into() };
-        let events: Vec<String> = status.shards.into_iter().flat_map(|shard| shard.events).collect();
-        events[events.len().saturating_sub(4)..].join("; ")
+        let mut parts = Vec::new();
+        for shard in status.shards {
+            let (marks, gate) = (shard.node.watermarks, shard.node.gate);
+            parts.push(format!(
+                "shard {} is {:?}, end {}, flushed {}, {} tickets wait",
+                shard.shard, shard.node.role, marks.end.lsn, marks.flushed.lsn, gate.waiting
+            ));
+            for standby in shard.node.standbys {
+                let (name, state, flushed) = (standby.name, standby.state, standby.watermarks.flushed.lsn);
+                parts.push(format!("standby '{name}' is {state}, sent {}, flushed {flushed}", standby.sent));
+            }
+            parts.extend(shard.events.into_iter().rev().take(3));
+        }
+        parts.join("; ")
     }
 
     /// Stops cleanly.
@@ -263,8 +275,7 @@ impl Observer for Watch<'_> {
 
     fn counters(&self) -> Counters {
         let Ok(status) = self.primary.status() else { return Counters::default() };
-        let mut counters =
-            Counters { allocations: self.primary.allocations.map(|count| count()), ..Counters::default() };
+        let mut counters = Counters { allocations: self.allocations(), ..Counters::default() };
         for shard in &status.shards {
             counters.enters += shard.driver.enters;
             counters.flushes += shard.driver.flushes;
@@ -274,6 +285,10 @@ impl Observer for Watch<'_> {
             counters.standby_payload_bytes += flushed.min().unwrap_or(0);
         }
         counters
+    }
+
+    fn allocations(&self) -> Option<u64> {
+        self.primary.allocations.map(|count| count())
     }
 
     fn ring_workers(&self) -> usize {
