@@ -101,7 +101,13 @@ enum HostName {
 }
 
 pub(crate) fn bench(args: BenchArgs) -> Outcome {
-    towline_bench::run(options(args)).map(|_| ()).map_err(failure)
+    let outcome = towline_bench::run(&options(args)).map_err(failure)?;
+    // Everything has been said by the run itself, and what was measured is kept.
+    match outcome.exit_code() {
+        0 => Ok(()),
+        130 => Err(Failure::new(Code::Interrupted, anyhow::anyhow!("interrupted; what was measured is kept"))),
+        _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("failed: {}", outcome.failures.join("; ")))),
+    }
 }
 
 fn options(args: BenchArgs) -> BenchOptions {

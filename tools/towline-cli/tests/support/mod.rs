@@ -1,7 +1,7 @@
 //! Real `towline` processes for tests: started, killed, stopped and looked at; ended by their own pid whatever happens.
 
 // Each test file uses its own part.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
