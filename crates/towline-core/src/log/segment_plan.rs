@@ -92,9 +92,14 @@ impl SegmentPlan {
         }
     }
 
-    /// A standby prepares what it is told to, with the leader's salt. Returns whether it is still to be done.
-    pub fn wanted_by_leader(&mut self, seq: u64, salt: u32) -> bool {
-        self.salts.get(&seq) != Some(&salt)
+    /// Whether segment `seq` is in place under this salt.
+    pub fn is_in_place(&self, seq: u64, salt: u32) -> bool {
+        self.salts.get(&seq) == Some(&salt)
+    }
+
+    /// The file of segment `seq` is made anew: it is not in place until it is ready.
+    pub fn replaced(&mut self, seq: u64) {
+        self.salts.remove(&seq);
     }
 
     /// The next segment that the leading node should prepare for a log that ends at `end`, if any.

@@ -8,7 +8,7 @@ use super::{BatchWish, Event, FreezeReason, Node, Output, Role, SealedBatch, Tic
 use crate::format::{BatchHeader, BatchKind, BodySeed, summarize_sealed};
 use crate::log::Recovered;
 use crate::replication::{CommitGate, SyncRule, check_window};
-use crate::types::limits::BATCH_HEADER_BYTES;
+use crate::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
 use crate::types::{Level, Lsn, Term, TicketId};
 
 /// A leadership.
@@ -28,6 +28,8 @@ pub(super) struct Leading {
 enum Batch {
     /// The term's first seal has to be placed.
     TermStart,
+    /// To be opened as soon as there is a place for it.
+    Opening,
     /// Closed for good until the segment after is in place.
     Rolling,
     Open,
@@ -91,13 +93,19 @@ impl Node {
         let Role::Leading(leading) = &self.role else { return BatchWish::No };
         if leading.batch != Batch::Open || !self.tail.has_free_slot() || !self.tail.has_room() {
             BatchWish::No
-        } else if self.stopping || leading.roll_wanted {
+        } else if self.stopping || leading.roll_wanted || !self.fits_a_block() {
             BatchWish::CloseOnly
         } else if self.seal_deadline_ns().is_some_and(|deadline| deadline <= self.now_ns) {
             BatchWish::EvenEmpty
         } else {
             BatchWish::IfAny
         }
+    }
+
+    /// Whether the segment has room for a batch beside the roll that closes it.
+    fn fits_a_block(&self) -> bool {
+        let start = self.tail.next_batch();
+        start.plus(BLOCK_BYTES) <= self.segments.batch_limit(start)
     }
 
     /// An idle log is sealed, so that its last batches can be told from a torn tail.
@@ -204,12 +212,24 @@ impl Node {
             leading.batch = if self.stopping { Batch::Stopping } else { Batch::Rolling };
         }
         if batch.closed && batch.body_bytes == 0 {
-            return;
+            return self.freeze_when_stopping();
+        }
+        if batch.start != self.tail.next_batch() {
+            let next = self.tail.next_batch();
+            return self.poison(&format!("a batch was built at {}, where {next} is next", batch.start));
         }
         let kind = if batch.records == 0 && batch.rule.is_none() { BatchKind::Seal } else { BatchKind::Data };
         self.place(kind, Some(batch));
         if let Some(version) = batch.rule {
             self.rule_recorded(version, self.tail.end().lsn);
+        }
+        self.freeze_when_stopping();
+    }
+
+    /// Everything accepted is in its batch: nobody waits for another.
+    fn freeze_when_stopping(&mut self) {
+        if self.stopping && matches!(self.role, Role::Leading(Leading { batch: Batch::Stopping, .. })) {
+            self.freeze(FreezeReason::Stopping);
         }
     }
 
@@ -300,13 +320,14 @@ impl Node {
 
     pub(super) fn settle_leading(&mut self) {
         let Role::Leading(leading) = &self.role else {
-            if self.stopping && self.tail.is_flushed() {
+            if self.stopping && self.tail.is_flushed() && !self.following.truncating {
                 self.finish_stop();
             }
             return;
         };
         match leading.batch {
             Batch::TermStart => self.start_term(),
+            Batch::Opening => self.maybe_open(),
             Batch::Rolling => self.maybe_roll(),
             Batch::Stopping => self.maybe_stop(),
             Batch::Open => {}
@@ -321,7 +342,22 @@ impl Node {
     fn start_term(&mut self) {
         if self.segments.salt_of(self.tail.next_batch()).is_some() {
             self.place(BatchKind::Seal, None);
-            self.open_batch();
+            self.maybe_open();
+        }
+    }
+
+    /// The seal of a term may have filled its segment: the next must be in place, or the roll comes first.
+    fn maybe_open(&mut self) {
+        let start = self.tail.next_batch();
+        let batch = if self.segments.salt_of(start).is_none() {
+            Batch::Opening
+        } else if !self.fits_a_block() {
+            Batch::Rolling
+        } else {
+            return self.open_batch();
+        };
+        if let Role::Leading(leading) = &mut self.role {
+            leading.batch = batch;
         }
     }
 
@@ -332,7 +368,7 @@ impl Node {
         let next = geometry.segment_of(self.tail.next_batch()) + 1;
         if self.segments.salt_of(geometry.first_batch(next)).is_some() {
             self.place(BatchKind::Roll, None);
-            self.open_batch();
+            self.maybe_open();
         } else if !self.segments.within_retention(next) {
             self.tell_full(format!(
                 "the log has reached its retention limit of {} bytes past the last trim: trim it, or raise the limit",
@@ -392,7 +428,10 @@ impl Node {
 
     pub(super) fn handle_segment_failed(&mut self, seq: u64, error: &str) {
         self.out.push_back(note(format!("segment {seq} could not be prepared: {error}")));
-        if matches!(self.role, Role::Leading(Leading { batch: Batch::Rolling | Batch::TermStart, .. })) {
+        if matches!(
+            self.role,
+            Role::Leading(Leading { batch: Batch::Rolling | Batch::TermStart | Batch::Opening, .. })
+        ) {
             self.tell_full(format!("segment {seq} could not be prepared: {error}"));
         }
     }

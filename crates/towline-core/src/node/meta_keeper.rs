@@ -5,21 +5,19 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{Lsn, Meta, SessionId, Span, Term};
+use crate::types::{Lsn, Meta, SessionId, Term};
 
 /// What is done once the change it waits for is durable.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum AfterMeta {
     /// The own new term is adopted: ask the others.
-    AskForTerm,
+    AskForTerm { term: Term },
     /// The term's start is in the history: lead.
-    Lead,
+    Lead { term: Term },
     /// A term was adopted from a peer: say so.
     SayAdopted { session: SessionId, term: Term, previous: Term },
-    /// The sender's history stands, and the span to be cut is recorded: cut it.
-    Cut { span: Span },
-    /// The sender's history stands and nothing is to be cut: ready for its bytes.
-    Ready,
+    /// The history that this session's sender gave stands.
+    Ready { session: SessionId },
     /// The unfinished span reaches to here: writes may.
     Permit { upto: Lsn },
     /// The log starts here: segments below may go.
@@ -98,14 +96,16 @@ mod tests {
     fn a_write_on_its_way_releases_nothing_that_was_changed_after_it_began() {
         let mut keeper = MetaKeeper::new(Meta::default());
         keeper.change(|meta| meta.incarnation = 1);
-        keeper.then(AfterMeta::Lead);
+        let term = Term::default();
+        keeper.then(AfterMeta::Lead { term });
         let first = keeper.next_write().expect("dirty");
         keeper.change(|meta| meta.incarnation = 2);
-        keeper.then(AfterMeta::Ready);
+        let session = SessionId(1);
+        keeper.then(AfterMeta::Ready { session });
         assert!(keeper.next_write().is_none(), "one at a time");
-        assert_eq!(keeper.written(first.sequence), [AfterMeta::Lead]);
+        assert_eq!(keeper.written(first.sequence), [AfterMeta::Lead { term }]);
         let second = keeper.next_write().expect("dirty again");
         assert_eq!((second.incarnation, second.sequence), (2, 2));
-        assert_eq!(keeper.written(second.sequence), [AfterMeta::Ready]);
+        assert_eq!(keeper.written(second.sequence), [AfterMeta::Ready { session }]);
     }
 }

@@ -11,11 +11,13 @@
 //! | the world out | `poll_output`, `wants_batch`, `next_deadline_ns` |
 //! | getters | `watermarks`, `status` |
 
+mod adopting;
 mod config;
 mod following;
 mod io;
 mod leading;
 mod meta_keeper;
+mod receiving;
 mod restart;
 mod settle;
 mod shipping;
@@ -37,7 +39,7 @@ use crate::format::LogEnd;
 use crate::log::{Recovered, SegmentPlan, Tail};
 use crate::replication::CommitGate;
 use crate::types::limits::MAX_STANDBYS;
-use crate::types::{Lsn, Meta, PeerIndex, Span, Term};
+use crate::types::{Lsn, Meta, PeerIndex, Term};
 
 /// One shard's node: its log, its role, its sessions.
 #[derive(Debug)]
@@ -175,8 +177,14 @@ impl Node {
 
     /// The node's own log end, as leaderships compare it.
     fn log_end(&self) -> LogEnd {
-        let flushed = self.tail.flushed().lsn;
+        let flushed = self.own_flushed();
         LogEnd { last_term: self.meta.get().history.last_term(flushed), flushed }
+    }
+
+    /// What is durable here and part of the log: condemned bytes are not.
+    fn own_flushed(&self) -> Lsn {
+        let flushed = self.tail.flushed().lsn;
+        self.following.condemned.map_or(flushed, |span| span.start.min(flushed))
     }
 
     fn is_leading(&self) -> bool {
@@ -235,21 +243,23 @@ impl Node {
         self.freeze(FreezeReason::Fenced(why.to_owned()));
         self.gate.fail_all(why);
         self.close_peers(why);
+        self.end_fetch();
         self.role = Role::Standby;
     }
 
     fn handle_meta_written(&mut self, sequence: u64) {
-        for action in self.meta.written(sequence) {
+        let due = self.meta.written(sequence);
+        if self.has_ended() {
+            return;
+        }
+        for action in due {
             match action {
-                AfterMeta::AskForTerm => self.ask_for_term(),
-                AfterMeta::Lead => self.lead(),
+                AfterMeta::AskForTerm { term } => self.ask_for_term(term),
+                AfterMeta::Lead { term } => self.maybe_lead(term),
                 AfterMeta::SayAdopted { session, term, previous } => {
                     self.say_adopted(session, term, previous)
                 }
-                AfterMeta::Cut { span } => {
-                    self.out.push_back(Output::Truncate { to: span.start, until: span.end })
-                }
-                AfterMeta::Ready => self.ready_to_receive(),
+                AfterMeta::Ready { session } => self.source_recorded(session),
                 AfterMeta::Permit { upto } => self.following.permit(upto),
                 AfterMeta::Started { at } => {
                     self.segments.started(at);
@@ -257,37 +267,6 @@ impl Node {
                 }
             }
         }
-    }
-
-    fn handle_truncated(&mut self, end: crate::types::Position, previous_hash: u64) {
-        self.tail.cut(end, previous_hash);
-        self.segments.cut(end.lsn);
-        self.following.was_cut(end.lsn);
-        self.released = end.lsn;
-        self.sealed = false;
-        if self.config.applies && self.following.applied() > end.lsn {
-            self.following.reset_applied(end.lsn);
-            self.out.push_back(Output::ResetApply { from: end.lsn });
-        }
-        self.ready_to_receive();
-    }
-
-    /// A fork was found: what lies behind it is cut, unless it was promised.
-    /// Order: the span goes into the meta block as unfinished before a byte is zeroed, so that a crash in
-    /// between finds either the old bytes or a span that recovery knows to be in flight.
-    fn cut_to(&mut self, fork: Lsn) {
-        let end = self.tail.end().lsn;
-        if fork < self.meta.get().acknowledged && self.meta.get().led.is_some() {
-            self.halt(&format!(
-                "the log would be cut at {fork}, below {}, which this node acknowledged at a remote level",
-                self.meta.get().acknowledged
-            ));
-            return;
-        }
-        let span = Span::new(fork, end.plus(self.config.geometry.in_flight_bytes));
-        self.say(Event::Cut { span: Span::new(fork, end) });
-        self.meta.change(|meta| meta.unfinished = vec![span]);
-        self.meta.then(AfterMeta::Cut { span });
     }
 }
 

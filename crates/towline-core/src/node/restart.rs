@@ -1,8 +1,8 @@
 //! A primary that was restarted: it takes a new term, asks who may be asked, fetches what it lacks, and leads only
 //! when rule 3 of SEMANTICS section 4 is met. Until then appends are refused as unavailable, `local` ones too.
 
-use super::following::{Source, SourceKind};
 use super::meta_keeper::AfterMeta;
+use super::receiving::{Offer, SourceKind};
 use super::{Event, FreezeReason, Node, Role};
 use crate::format::{Frame, LogEnd, Welcome};
 use crate::replication::single_leader::{Candidacy, next_term};
@@ -36,6 +36,7 @@ enum Phase {
 impl Node {
     /// Takes a term above `seen` and above what it has adopted itself.
     pub(super) fn begin_restart(&mut self, seen: Term) {
+        self.end_fetch();
         let end = self.log_end();
         let adopted = self.meta.get().adopted;
         let term = next_term(adopted.max(seen), self.config.node);
@@ -51,15 +52,16 @@ impl Node {
         self.freeze(FreezeReason::Unavailable("this primary has restarted and may not lead yet".into()));
         // Rule 1 binds the node itself: adopted durably before it says a word in the term.
         self.meta.change(|meta| meta.adopted = term);
-        self.meta.then(AfterMeta::AskForTerm);
+        self.meta.then(AfterMeta::AskForTerm { term });
     }
 
-    /// Its own adoption is durable.
-    pub(super) fn ask_for_term(&mut self) {
+    /// Its own adoption of `term` is durable.
+    pub(super) fn ask_for_term(&mut self, term: Term) {
         let Role::Restarting(restart) = &mut self.role else { return };
-        if restart.phase == Phase::Adopting {
-            restart.phase = Phase::Asking;
+        if restart.phase != Phase::Adopting || restart.candidacy.term() != term {
+            return;
         }
+        restart.phase = Phase::Asking;
         self.maybe_start_term();
         self.ask_all();
     }
@@ -133,7 +135,9 @@ impl Node {
             why: format!("a standby's log is ahead ({}): fetching its tail first", end.flushed),
         });
         // Its history stands durably before a byte of its terms is written here.
-        self.follow_source(Source::new(session, SourceKind::Fetch, end.last_term, history), end.flushed);
+        let log_start = history.entries().first().map_or(Lsn(0), |first| first.start);
+        let offer = Offer { term: end.last_term, history, log_start, log_end: end.flushed };
+        self.follow_source(session, SourceKind::Fetch, offer);
     }
 
     /// The tail was sent up to `end`.
@@ -148,6 +152,7 @@ impl Node {
 
     /// The fetched tail counts once it is flushed: then the comparison is made anew.
     pub(super) fn settle_restart(&mut self) {
+        self.maybe_start_term();
         let Role::Restarting(Restart { phase: Phase::Fetching { until: Some(until), .. }, .. }) = &self.role
         else {
             return;
@@ -178,9 +183,26 @@ impl Node {
         }
     }
 
+    /// What is being fetched is not wanted any more.
+    pub(super) fn end_fetch(&mut self) {
+        if matches!(self.role, Role::Restarting(Restart { phase: Phase::Fetching { .. }, .. })) {
+            self.following.end_source();
+        }
+    }
+
+    /// The history entry is durable: lead, unless something came between.
+    pub(super) fn maybe_lead(&mut self, term: Term) {
+        if let Role::Restarting(Restart { phase: Phase::Starting, candidacy, .. }) = &self.role
+            && candidacy.term() == term
+        {
+            self.lead();
+        }
+    }
+
     fn maybe_start_term(&mut self) {
         let Role::Restarting(restart) = &mut self.role else { return };
-        if restart.phase != Phase::Asking {
+        // A tail whose fetch broke off is flushed, or cut, before a term starts behind it.
+        if restart.phase != Phase::Asking || !self.tail.is_flushed() || self.following.condemned.is_some() {
             return;
         }
         if !restart.candidacy.may_lead() {
@@ -201,8 +223,11 @@ impl Node {
                 self.meta.change(|meta| {
                     meta.history = history;
                     meta.led = Some(term);
+                    // Whatever was in flight is flushed, or zeroed.
+                    meta.unfinished.clear();
+                    meta.reported = meta.reported.max(start);
                 });
-                self.meta.then(AfterMeta::Lead);
+                self.meta.then(AfterMeta::Lead { term });
             }
             Err(refused) => self.halt(&refused.to_string()),
         }

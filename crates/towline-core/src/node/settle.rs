@@ -20,7 +20,6 @@ impl Node {
             if self.is_leading() {
                 self.gate.own_flushed(flushed);
             }
-            self.flushed_while_following();
         }
     }
 
@@ -46,9 +45,10 @@ impl Node {
         self.settle_writes();
         self.settle_shipping();
         self.settle_gate();
+        // Before the reports: they carry the credit.
+        self.settle_release();
         self.settle_following();
         self.settle_restart();
-        self.settle_release();
         // The meta block goes last: one write carries every change of the turn.
         if let Some(meta) = self.meta.next_write() {
             self.out.push_back(Output::WriteMeta { meta });
@@ -68,9 +68,12 @@ impl Node {
             && !self.tail.is_flushed()
             && !self.meta.awaits(|after| matches!(after, AfterMeta::Permit { .. }))
         {
+            let condemned = self.following.condemned.unwrap_or(Span::new(flushed, wanted));
+            let unfinished = Span::new(condemned.start.min(flushed), condemned.end.max(wanted));
+            let own_flushed = self.own_flushed();
             self.meta.change(|meta| {
-                meta.unfinished = vec![Span::new(flushed, wanted)];
-                meta.reported = meta.reported.max(flushed);
+                meta.unfinished = vec![unfinished];
+                meta.reported = meta.reported.max(own_flushed);
             });
             self.meta.then(AfterMeta::Permit { upto: wanted });
         }
@@ -111,11 +114,13 @@ impl Node {
         }
     }
 
-    /// What the arena must keep: what is not flushed, what live standbys have still to be sent (up to half the
-    /// arena: one that is farther behind reads from the segments), and what the application has not copied yet.
+    /// What the arena must keep: what is not flushed, what live standbys have still to be sent (up to half of
+    /// the arena: one that is farther behind reads from the segments), and what the application has not copied yet.
     fn settle_release(&mut self) {
         let end = self.tail.end().lsn;
-        let most_behind = Lsn(end.0.saturating_sub(self.config.arena_bytes / 2));
+        // A follower keeps less: what it keeps its sender cannot ship into.
+        let kept = if self.is_leading() { self.config.arena_bytes / 2 } else { self.config.arena_bytes / 4 };
+        let most_behind = Lsn(end.0.saturating_sub(kept));
         let wanted = self.ship_floor().unwrap_or(end).min(self.apply_floor().unwrap_or(end));
         let floor = self.tail.flushed().lsn.min(wanted.max(most_behind));
         if floor > self.released {

@@ -30,18 +30,27 @@ pub(super) struct Peer {
     progress: Progress,
     flight: Option<Span>,
     told: (Lsn, Lsn, Lsn),
+    /// A heartbeat is due: one that does not apply hears how far the leader is, too.
+    progress_due: bool,
     heard_ns: u64,
     spoke_ns: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
-    Down { retry_ns: u64 },
+    Down {
+        retry_ns: u64,
+    },
     Dialing,
     Greeted(SessionId),
     Known(SessionId),
     Offered(SessionId),
     Shipping(SessionId),
+    /// Told to go: nothing more is said or heard until it is gone.
+    Closing {
+        session: SessionId,
+        shipped: bool,
+    },
 }
 
 impl Peer {
@@ -56,6 +65,7 @@ impl Peer {
             progress: Progress::new(Term::default(), Lsn(0)),
             flight: None,
             told: (Lsn(0), Lsn(0), Lsn(0)),
+            progress_due: false,
             heard_ns: 0,
             spoke_ns: 0,
         }
@@ -67,7 +77,8 @@ impl Peer {
             Link::Greeted(session)
             | Link::Known(session)
             | Link::Offered(session)
-            | Link::Shipping(session) => Some(session),
+            | Link::Shipping(session)
+            | Link::Closing { session, .. } => Some(session),
         }
     }
 
@@ -83,7 +94,7 @@ impl Peer {
 
     pub(super) fn status(&self, end: Lsn) -> PeerStatus {
         let state = match (self.link, self.progress.mode()) {
-            (Link::Down { .. }, _) => "down",
+            (Link::Down { .. } | Link::Closing { .. }, _) => "down",
             (Link::Shipping(_), ShipMode::Live) => "streaming",
             (Link::Shipping(_), _) => "catching up",
             _ => "connecting",
@@ -118,26 +129,32 @@ impl Node {
     pub(super) fn tick_peers(&mut self) {
         let dials = self.dials();
         let (now, heartbeat, term) = (self.now_ns, self.config.heartbeat_ns, self.meta.get().adopted);
+        let mut silent = Vec::new();
         for peer in &mut self.peers {
-            match peer.session() {
-                None if dials && matches!(peer.link, Link::Down { retry_ns } if retry_ns <= now) => {
+            match peer.link {
+                Link::Down { retry_ns } if dials && retry_ns <= now => {
                     peer.link = Link::Dialing;
                     self.out.push_back(Output::Dial { peer: peer.index });
                 }
-                Some(session) if now.saturating_sub(peer.heard_ns) > SILENT_HEARTBEATS * heartbeat => {
-                    let why =
-                        format!("standby '{}' has been silent for {SILENT_HEARTBEATS} heartbeats", peer.name);
-                    // Said once: the driver answers with `Disconnected`.
-                    peer.heard_ns = now;
-                    self.out.push_back(Output::Close { session, why });
+                Link::Down { .. } | Link::Dialing | Link::Closing { .. } => {}
+                Link::Greeted(session)
+                | Link::Known(session)
+                | Link::Offered(session)
+                | Link::Shipping(session) => {
+                    if now.saturating_sub(peer.heard_ns) > SILENT_HEARTBEATS * heartbeat {
+                        let name = &peer.name;
+                        let why =
+                            format!("standby '{name}' has been silent for {SILENT_HEARTBEATS} heartbeats");
+                        silent.push((session, why));
+                    } else if now.saturating_sub(peer.spoke_ns) >= heartbeat {
+                        peer.spoke_ns = now;
+                        peer.progress_due = true;
+                        self.out.push_back(Output::Frame { session, frame: Frame::Heartbeat { term } });
+                    }
                 }
-                Some(session) if now.saturating_sub(peer.spoke_ns) >= heartbeat => {
-                    peer.spoke_ns = now;
-                    self.out.push_back(Output::Frame { session, frame: Frame::Heartbeat { term } });
-                }
-                _ => {}
             }
         }
+        silent.into_iter().for_each(|(session, why)| self.close(session, &why));
     }
 
     pub(super) fn peers_deadline_ns(&self) -> Option<u64> {
@@ -146,7 +163,7 @@ impl Node {
             .iter()
             .filter_map(|peer| match peer.link {
                 Link::Down { retry_ns } => dials.then_some(retry_ns),
-                Link::Dialing => None,
+                Link::Dialing | Link::Closing { .. } => None,
                 _ => Some(peer.spoke_ns + self.config.heartbeat_ns),
             })
             .min()
@@ -188,7 +205,8 @@ impl Node {
         self.following_session_ended(session);
         let Some(index) = self.peer_of(session) else { return };
         let peer = &mut self.peers[index];
-        let (place, shipped) = (peer.index, matches!(peer.link, Link::Shipping(_)));
+        let shipped = matches!(peer.link, Link::Shipping(_) | Link::Closing { shipped: true, .. });
+        let place = peer.index;
         peer.progress.end_session(session);
         peer.flight = None;
         if shipped {
@@ -213,6 +231,9 @@ impl Node {
             self.handle_upstream_frame(session, frame);
             return;
         };
+        if matches!(self.peers[index].link, Link::Closing { .. }) {
+            return;
+        }
         self.peers[index].heard_ns = self.now_ns;
         match frame {
             Frame::Welcome(welcome) => self.handle_welcome(index, session, welcome),
@@ -225,14 +246,25 @@ impl Node {
             Frame::Report { term, watermarks, credit, failing } => {
                 self.handle_report(index, session, Report { term, watermarks, credit, failing });
             }
-            Frame::Segment { seq, salt, .. } => self.handle_segment(seq, salt),
+            Frame::Segment { seq, salt, .. } => self.handle_segment(session, seq, salt),
             Frame::FetchEnd { end } => self.handle_fetch_end(session, end),
             Frame::Heartbeat { .. } => {}
             _ => self.close(session, "an unexpected frame from a standby"),
         }
     }
 
+    /// Tells a session to go. It is not heard any more; its end comes as `Disconnected`.
     pub(super) fn close(&mut self, session: SessionId, why: &str) {
+        if let Some(index) = self.peer_of(session) {
+            let shipped = match self.peers[index].link {
+                Link::Closing { .. } => return,
+                link => matches!(link, Link::Shipping(_)),
+            };
+            self.peers[index].link = Link::Closing { session, shipped };
+        } else {
+            self.guest_closes(session);
+            self.end_source_of(session);
+        }
         self.out.push_back(Output::Close { session, why: why.to_owned() });
     }
 
@@ -356,7 +388,9 @@ impl Node {
             return;
         }
         let peer = self.peers[index].index;
-        if from < self.segments.log_start() || from > self.tail.end().lsn {
+        // A log that ends with a segment goes on behind the next one's header.
+        let place = self.config.geometry.batch_place(from);
+        if place < self.segments.log_start() || place > self.tail.next_batch() {
             let message = format!(
                 "the standby is at {from}, this log spans {} to {}: it must be made anew from a snapshot",
                 self.segments.log_start(),
@@ -369,8 +403,7 @@ impl Node {
         }
         if let Err(ReportError::LostDurableData { reported, now }) = self.peers[index].progress.ready(from) {
             self.exclude(index, reported, now);
-            // It is shipped to all the same: it heals as a copy, and counts again only when made anew.
-            self.restart_progress(index, session, from);
+            self.peers[index].progress.restart_excluded(from);
         }
         self.peers[index].link = Link::Shipping(session);
         self.peers[index].attempts = 0;
@@ -383,21 +416,6 @@ impl Node {
             self.send_frame(session, Frame::Segment { seq, salt, incarnation: 0 });
         }
         self.say(Event::StandbyConnected { peer, node, from });
-    }
-
-    fn restart_progress(&mut self, index: usize, session: SessionId, from: Lsn) {
-        let (term, start) = match &self.role {
-            Role::Leading(leading) => (leading.term, leading.start),
-            _ => (self.meta.get().adopted, Lsn(0)),
-        };
-        let node = self.peers[index].node.unwrap_or_default();
-        let mut progress = Progress::new(term, start);
-        progress.begin_session(session, node);
-        // A clean sheet has nothing above `from` to lose.
-        if let Err(refused) = progress.ready(from) {
-            self.out.push_back(note(refused.to_string()));
-        }
-        self.peers[index].progress = progress;
     }
 
     fn exclude(&mut self, index: usize, reported: Lsn, now: Lsn) {
@@ -417,7 +435,8 @@ impl Node {
             }
             Err(ReportError::OtherSession | ReportError::StaleTerm { .. }) => {}
             Err(ReportError::HigherTerm { term, .. }) => {
-                self.step_down(&format!("a standby reports in term {term}"))
+                self.step_down(&format!("a standby reports in term {term}"));
+                self.close(session, "the standby has adopted a higher term");
             }
             Err(ReportError::LostDurableData { reported, now }) => {
                 self.exclude(index, reported, now);
@@ -439,9 +458,17 @@ impl Node {
         if same_segment || !self.is_leading() {
             return;
         }
+        let configured: Vec<String> = self.peers.iter().map(|peer| peer.name.clone()).collect();
+        let (own, safe) = (self.tail.flushed().lsn, self.safe_flushed());
+        let remote = self.gate.rule().1.is_some();
         self.meta.change(|meta| {
-            meta.standbys.retain(|standby| standby.name != name);
+            meta.standbys.retain(|standby| standby.name != name && configured.contains(&standby.name));
             meta.standbys.push(RegisteredStandby { node, name, flushed });
+            // Nets, to the granularity of this write: what recovery must find, and what no cut may take.
+            meta.reported = meta.reported.max(own);
+            if remote {
+                meta.acknowledged = meta.acknowledged.max(safe);
+            }
         });
     }
 
@@ -492,13 +519,12 @@ impl Node {
             return;
         }
         let (at, credit, end) = (peer.progress.sent(), peer.progress.credit(), self.tail.end().lsn);
-        if at < self.segments.log_start() {
+        if self.config.geometry.batch_place(at) < self.segments.log_start() {
             let message =
                 format!("the standby is at {at}, and the log starts at {}", self.segments.log_start());
             self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
             self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
             self.close(session, &message);
-            self.peers[index].link = Link::Known(session);
             return;
         }
         let from_arena = at >= self.released;
@@ -545,9 +571,10 @@ impl Node {
         let log_start = self.segments.log_start();
         let now = (flushed, safe, log_start);
         let peer = &mut self.peers[index];
-        let due = peer.applies || peer.told.2 != log_start;
+        let due = peer.applies || peer.progress_due || peer.told.2 != log_start;
         if peer.told != now && due {
             peer.told = now;
+            peer.progress_due = false;
             self.send_frame(session, Frame::Progress { flushed, safe, log_start });
         }
     }
@@ -561,9 +588,6 @@ impl Node {
         let open: Vec<SessionId> = self.peers.iter().filter_map(Peer::session).collect();
         open.into_iter().for_each(|session| self.close(session, why));
         for index in 0..self.peers.len() {
-            if let Some(session) = self.peers[index].session() {
-                self.peers[index].link = Link::Known(session);
-            }
             self.gate.set_live(self.peers[index].index, false);
         }
     }

@@ -93,6 +93,14 @@ impl Progress {
         Ok(())
     }
 
+    /// It lost durable data and no longer counts; it is shipped to from `from` all the same, and heals as a copy.
+    pub fn restart_excluded(&mut self, from: Lsn) {
+        self.excluded = true;
+        self.flushed_high = Lsn(0);
+        (self.matched, self.sent, self.credit) = (from, from, from);
+        self.mode = ShipMode::CatchUp;
+    }
+
     /// Takes a report of `session`, or says why not. Nothing is changed by a report that is refused.
     ///
     /// # Errors

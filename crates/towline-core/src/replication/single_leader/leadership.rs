@@ -4,12 +4,39 @@
 use std::collections::BTreeSet;
 
 use crate::format::LogEnd;
-use crate::types::{NodeId, Term};
+use crate::types::{Lsn, NodeId, Term, TermHistory};
 
 /// Rule 1. A node adopts a higher term only from a sender whose log, as it was before the new term, is not behind
 /// its own: compared by last term, then by flushed LSN.
 pub fn may_adopt(adopted: Term, own: LogEnd, asked: Term, sender: LogEnd) -> bool {
     asked > adopted && sender >= own
+}
+
+/// Rule 5: the fork point of two logs that overlap, each given by its history, its start and its end. Trimming prunes
+/// the histories: `None` when the logs differ where one of them cannot be compared any more.
+pub fn fork_of(own: (&TermHistory, Lsn, Lsn), other: (&TermHistory, Lsn, Lsn)) -> Option<Lsn> {
+    let first = |history: &TermHistory| history.entries().first().map_or(Lsn(0), |entry| entry.start);
+    let oldest = own.1.max(other.1).max(first(own.0)).max(first(other.0));
+    let base = oldest.min(own.2).min(other.2);
+    let pruned = |history: &TermHistory| {
+        let mut history = history.clone();
+        history.prune_below(base);
+        history
+    };
+    let (own_terms, other_terms) = (pruned(own.0), pruned(other.0));
+    if own_terms.owner(base) == other_terms.owner(base) {
+        // Where the one's first entry is older it owns what lies below the base, and nobody can compare that.
+        let from_base = |history: &TermHistory| {
+            let mut all = TermHistory::default();
+            for entry in history.entries() {
+                let _ = all.push(entry.term, entry.start.max(base));
+            }
+            all
+        };
+        return Some(from_base(&own_terms).fork_point(own.2, &from_base(&other_terms), other.2));
+    }
+    // Nothing lies below in either log: they differ from their first byte on.
+    (own.1 >= base && other.1 >= base).then_some(base)
 }
 
 /// The number of a new term: one more than the highest seen.
@@ -79,7 +106,7 @@ impl Candidacy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Lsn;
+    use crate::types::TermStart;
 
     fn term(number: u64, node: u64) -> Term {
         Term { number, node: NodeId(node) }
@@ -135,5 +162,33 @@ mod tests {
         assert!(!candidacy.may_lead(), "k = 1 asks for two nodes");
         candidacy.adopted_by(NodeId(1), term(1, 9));
         assert!(candidacy.may_lead());
+    }
+
+    fn history(entries: &[(u64, u64)]) -> TermHistory {
+        let entries: Vec<TermStart> = entries
+            .iter()
+            .map(|(number, start)| TermStart { term: term(*number, 1), start: Lsn(*start) })
+            .collect();
+        TermHistory::from_entries(&entries).expect("they rise")
+    }
+
+    #[test]
+    fn a_history_that_a_trim_has_pruned_forks_nowhere_new() {
+        let whole = history(&[(1, 8), (2, 50), (3, 90)]);
+        let pruned = history(&[(2, 50), (3, 90)]);
+        assert_eq!(fork_of((&whole, Lsn(8), Lsn(80)), (&pruned, Lsn(60), Lsn(100))), Some(Lsn(80)));
+        assert_eq!(fork_of((&pruned, Lsn(60), Lsn(100)), (&whole, Lsn(8), Lsn(80))), Some(Lsn(80)));
+        let other = history(&[(2, 50), (4, 70)]);
+        assert_eq!(fork_of((&whole, Lsn(8), Lsn(80)), (&other, Lsn(60), Lsn(100))), Some(Lsn(70)));
+        let foreign = history(&[(5, 20)]);
+        assert_eq!(fork_of((&whole, Lsn(8), Lsn(80)), (&foreign, Lsn(60), Lsn(100))), None);
+    }
+
+    #[test]
+    fn one_log_is_the_start_of_the_other() {
+        let own = history(&[(1, 8)]);
+        let longer = history(&[(1, 8), (2, 80)]);
+        assert_eq!(fork_of((&own, Lsn(8), Lsn(80)), (&longer, Lsn(8), Lsn(200))), Some(Lsn(80)));
+        assert_eq!(fork_of((&own, Lsn(8), Lsn(100)), (&longer, Lsn(8), Lsn(200))), Some(Lsn(80)));
     }
 }

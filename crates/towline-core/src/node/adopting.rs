@@ -1,0 +1,133 @@
+//! What other nodes ask of this one before they lead: to adopt a term, and for a tail that they lack.
+
+use super::meta_keeper::AfterMeta;
+use super::{Node, Output, Source as Bytes};
+use crate::format::{Frame, LogEnd, RefusalCode};
+use crate::replication::single_leader::may_adopt;
+use crate::types::limits::MAX_SEND_BYTES;
+use crate::types::{Lsn, SessionId, Span, Term};
+
+/// A tail that a restarted primary asked for.
+#[derive(Debug)]
+pub(super) struct FetchService {
+    pub(super) session: SessionId,
+    at: Lsn,
+    until: Lsn,
+    flight: Option<Span>,
+}
+
+impl Node {
+    /// Rule 1. What is refused at once needs no flush; what may be adopted is compared again when everything
+    /// received is flushed, because bytes in flight make this node's own log longer.
+    pub(super) fn handle_adopt(&mut self, session: SessionId, term: Term, end: LogEnd) {
+        let adopted = self.meta.get().adopted;
+        if term == adopted {
+            // Asked again: what it had adopted before is no longer known, and proves nothing. The adoption itself
+            // may still be on its way to the meta block.
+            let again = |after: &AfterMeta| matches!(after, AfterMeta::SayAdopted { session: to, .. } if *to == session);
+            if !self.meta.awaits(again) {
+                self.meta.then(AfterMeta::SayAdopted { session, term, previous: Term::default() });
+            }
+            return;
+        }
+        if !may_adopt(adopted, self.log_end(), term, end) {
+            return self.answer_not_adopted(session);
+        }
+        self.step_down(&format!("term {term} is asked for by a node whose log is not behind"));
+        if let Some(source) = self.following.source.take() {
+            self.following.reported = None;
+            if source.session != session {
+                self.close(source.session, "another node asks for a higher term");
+            }
+        }
+        if let Some(guest) = self.following.guest(session) {
+            guest.asks = Some((term, end));
+        }
+    }
+
+    fn answer_not_adopted(&mut self, session: SessionId) {
+        let frame = Frame::NotAdopted {
+            adopted: self.meta.get().adopted,
+            end: self.log_end(),
+            history: self.meta.get().history.clone(),
+        };
+        self.answer(session, frame);
+    }
+
+    pub(super) fn settle_adoptions(&mut self) {
+        // An end that is about to be cut is no end to compare.
+        if !self.tail.is_flushed() || self.following.condemned.is_some() {
+            return;
+        }
+        let asked: Vec<(SessionId, Term, LogEnd)> = self
+            .following
+            .guests
+            .iter_mut()
+            .filter_map(|guest| guest.asks.take().map(|(term, end)| (guest.session, term, end)))
+            .collect();
+        for (session, term, end) in asked {
+            let adopted = self.meta.get().adopted;
+            if may_adopt(adopted, self.log_end(), term, end) {
+                // What streams in an older term has ended, to and from this node.
+                if let Some(source) = self.following.source.take() {
+                    self.following.reported = None;
+                    self.close(source.session, "a higher term was adopted");
+                }
+                self.close_peers("a higher term was adopted");
+                self.meta.change(|meta| meta.adopted = term);
+                self.meta.then(AfterMeta::SayAdopted { session, term, previous: adopted });
+            } else {
+                self.answer_not_adopted(session);
+            }
+        }
+    }
+
+    /// Durable before it is said.
+    pub(super) fn say_adopted(&mut self, session: SessionId, term: Term, previous: Term) {
+        if term != self.meta.get().adopted {
+            return self.answer_not_adopted(session);
+        }
+        let end = self.log_end();
+        self.answer(session, Frame::Adopted { term, previous, end });
+    }
+
+    /// A restarted primary lacks a tail that this node has flushed: it gets a bounded piece, and asks again.
+    pub(super) fn handle_fetch(&mut self, session: SessionId, from: Lsn) {
+        let flushed = self.own_flushed();
+        if self.config.geometry.batch_place(from) < self.segments.log_start() || from > flushed {
+            return self.refuse(session, RefusalCode::Resync, format!("nothing to fetch at {from}"));
+        }
+        let next = self.segments.stored_from(from, flushed, 0).start;
+        let salts: Vec<(u64, u32)> = self.segments.from(next).collect();
+        for (seq, salt) in salts {
+            self.answer(session, Frame::Segment { seq, salt, incarnation: 0 });
+        }
+        self.following.fetch = Some(FetchService { session, at: from, until: flushed, flight: None });
+    }
+
+    pub(super) fn settle_fetch(&mut self) {
+        let Some(fetch) = &mut self.following.fetch else { return };
+        if fetch.flight.is_some() {
+            return;
+        }
+        let session = fetch.session;
+        let span = self.segments.stored_from(fetch.at, fetch.until, MAX_SEND_BYTES);
+        if span.is_empty() {
+            let end = fetch.until;
+            self.following.fetch = None;
+            return self.answer(session, Frame::FetchEnd { end });
+        }
+        fetch.flight = Some(span);
+        self.out.push_back(Output::Send { session, span, source: Bytes::Segments });
+    }
+
+    pub(super) fn fetch_sent(&mut self, session: SessionId, span: Span) {
+        if let Some(fetch) = &mut self.following.fetch
+            && fetch.session == session
+            && fetch.flight == Some(span)
+        {
+            fetch.flight = None;
+            fetch.at = self.segments.log_end_of(span);
+        }
+    }
+}
