@@ -94,25 +94,6 @@ impl Primary {
         Ok(())
     }
 
-    /// Where it stands, for an error: role, what waits, each standby, the last events.
-    pub(crate) fn standing(&self) -> String {
-        let Ok(status) = self.status() else { return "the primary does not answer".into() };
-        let mut parts = Vec::new();
-        for shard in status.shards {
-            let (marks, gate) = (shard.node.watermarks, shard.node.gate);
-            parts.push(format!(
-                "shard {} is {:?}, end {}, flushed {}, {} tickets wait",
-                shard.shard, shard.node.role, marks.end.lsn, marks.flushed.lsn, gate.waiting
-            ));
-            for standby in shard.node.standbys {
-                let (name, state, flushed) = (standby.name, standby.state, standby.watermarks.flushed.lsn);
-                parts.push(format!("standby '{name}' is {state}, sent {}, flushed {flushed}", standby.sent));
-            }
-            parts.extend(shard.events.into_iter().rev().take(3));
-        }
-        parts.join("; ")
-    }
-
     /// Stops cleanly.
     pub(crate) fn close(self) -> Result<(), BenchError> {
         match self.way {
@@ -188,6 +169,27 @@ impl Target for Primary {
                 let _ = lock(&control[shard]).trim(below);
             }
         }
+    }
+
+    fn standing(&self) -> String {
+        let Ok(status) = self.status() else { return "the primary does not answer".into() };
+        let mut parts = Vec::new();
+        for shard in status.shards {
+            let (marks, gate) = (shard.node.watermarks, shard.node.gate);
+            parts.push(format!(
+                "shard {} is {:?}, end {}, flushed {}, {} tickets wait",
+                shard.shard, shard.node.role, marks.end.lsn, marks.flushed.lsn, gate.waiting
+            ));
+            for standby in shard.node.standbys {
+                let (name, state, marks) = (standby.name, standby.state, standby.watermarks);
+                parts.push(format!(
+                    "standby '{name}' is {state}, sent {}, written {}, flushed {}, applied {}",
+                    standby.sent, marks.written.lsn, marks.flushed.lsn, marks.applied.lsn
+                ));
+            }
+            parts.extend(shard.events.into_iter().rev().take(3));
+        }
+        parts.join("; ")
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Res
             std::thread::yield_now();
         }
     }
-    outstanding.drain(&mut on_ack)?;
+    outstanding.drain(target, &mut on_ack)?;
     Ok(recorder)
 }
 

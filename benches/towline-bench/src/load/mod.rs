@@ -45,6 +45,11 @@ pub(crate) trait Target: Sync {
 
     /// The records below are no longer needed.
     fn trim(&self, shard: usize, below: Lsn);
+
+    /// Where it stands, for an error.
+    fn standing(&self) -> String {
+        String::new()
+    }
 }
 
 /// An append on its way to its acknowledgement.
@@ -136,17 +141,19 @@ impl<P: Pending> Outstanding<P> {
     /// After the last append: waits for what is still on its way, up to [`DRAIN`].
     pub(crate) fn drain(
         &mut self,
+        target: &impl Target,
         mut on_ack: impl FnMut(usize, Instant, Instant, Result<Committed, String>),
     ) -> Result<(), BenchError> {
         let deadline = Instant::now() + DRAIN;
         while self.len > 0 {
             if self.poll(&mut on_ack) == 0 {
                 if Instant::now() > deadline {
+                    // Asked while they still wait: a dropped ticket waits no more.
                     return Err(BenchError::Failed(format!(
-                        "{} appends were not acknowledged within {} s after the load ended: is a standby gone, or \
-                         can the sync rule not be met?",
+                        "{} appends were not acknowledged within {} s after the load ended: {}",
                         self.len,
-                        DRAIN.as_secs()
+                        DRAIN.as_secs(),
+                        target.standing()
                     )));
                 }
                 std::thread::yield_now();

@@ -64,7 +64,7 @@ pub(crate) fn run<T: Target>(
     } else {
         0
     };
-    outstanding.drain(&mut on_ack)?;
+    outstanding.drain(target, &mut on_ack)?;
     recorder.lag_ns = lag_ns;
     recorder.offered = offered + missed;
     Ok(recorder)

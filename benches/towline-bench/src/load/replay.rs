@@ -37,7 +37,7 @@ pub(crate) fn run<T: Target>(target: &T, work: &Work<'_>, wal: &Wal) -> Result<R
             since,
         );
     }
-    outstanding.drain(&mut on_ack)?;
+    outstanding.drain(target, &mut on_ack)?;
     Ok(recorder)
 }
 

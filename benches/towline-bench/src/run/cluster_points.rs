@@ -240,9 +240,8 @@ impl PointBench<'_> {
                 PointLoad::Flood(sample_every) => Ok(flood::run(primary, &work, sample_every)?.0),
             }
         };
-        measure(&watch, timing, load).map_err(|error| {
-            BenchError::Failed(format!("{}: {error} ({})", describe(spec), primary.standing()))
-        })
+        measure(&watch, timing, load)
+            .map_err(|error| BenchError::Failed(format!("{}: {error}", describe(spec))))
     }
 
     /// The point as the report keeps it.
