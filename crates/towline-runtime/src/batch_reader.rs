@@ -97,7 +97,10 @@ impl BatchReader {
         let header = BatchHeader::decode(&self.bytes, log, salt, geometry)
             .map_err(|error| TailError::NotABatch { at, why: error.to_string() })?;
         if header.start != at {
-            return Err(TailError::NotABatch { at, why: format!("a batch of {} stands there", header.start) });
+            return Err(TailError::NotABatch {
+                at,
+                why: format!("a batch of {} stands there", header.start),
+            });
         }
         Ok(header)
     }
@@ -105,7 +108,8 @@ impl BatchReader {
     fn read_body(&mut self, header: &BatchHeader, geometry: Geometry) -> Result<(), TailError> {
         let seq = geometry.segment_of(header.start);
         let stored = header.stored();
-        let from_segment = self.read(header.body_start(), stored.end.bytes_since(header.body_start()), geometry)?;
+        let from_segment =
+            self.read(header.body_start(), stored.end.bytes_since(header.body_start()), geometry)?;
         // What comes from the arena was checked on its way in, or made here; what comes from a disk was not.
         if from_segment {
             let salt = self.salt(seq)?;
@@ -126,7 +130,8 @@ impl BatchReader {
         }
         let segment = self.segment(geometry.segment_of(at))?;
         let bytes = segment.bytes(Span::new(at, at.plus(len)));
-        let bytes = bytes.ok_or_else(|| TailError::Read(format!("{len} bytes at {at} leave their segment")))?;
+        let bytes =
+            bytes.ok_or_else(|| TailError::Read(format!("{len} bytes at {at} leave their segment")))?;
         self.bytes.extend_from_slice(bytes);
         Ok(true)
     }

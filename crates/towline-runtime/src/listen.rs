@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use towline_core::format::{Decoded, Frame, Hello, HelloRole, RefusalCode, WireError, decode_frame, encode_frame};
+use towline_core::format::{
+    Decoded, Frame, Hello, HelloRole, RefusalCode, WireError, decode_frame, encode_frame,
+};
 use towline_core::types::limits::MAX_HELLO_BYTES;
 use towline_uring::EventFd;
 
@@ -33,14 +35,10 @@ impl Listener {
         let address = listener.local_addr()?;
         let stop = Arc::new(AtomicBool::new(false));
         let wake = Arc::new(EventFd::new()?);
-        let door = Door {
-            listener,
-            shards,
-            waiting: Vec::new(),
-            stop: Arc::clone(&stop),
-            wake: Arc::clone(&wake),
-        };
-        let thread = std::thread::Builder::new().name("towline-listen".to_owned()).spawn(move || door.run())?;
+        let door =
+            Door { listener, shards, waiting: Vec::new(), stop: Arc::clone(&stop), wake: Arc::clone(&wake) };
+        let thread =
+            std::thread::Builder::new().name("towline-listen".to_owned()).spawn(move || door.run())?;
         Ok(Listener { address, stop, wake, thread: Some(thread) })
     }
 
@@ -71,7 +69,6 @@ struct Door {
 /// A connection without a hello.
 struct Stranger {
     socket: TcpStream,
-    from: SocketAddr,
     bytes: Vec<u8>,
     until: Instant,
 }
@@ -109,14 +106,14 @@ impl Door {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, from)) = self.listener.accept() {
+        while let Ok((socket, _)) = self.listener.accept() {
             if self.waiting.len() >= MAX_STRANGERS {
                 // The oldest has had its chance: a flood of silent connections keeps nobody out for long.
                 self.waiting.remove(0);
             }
             if socket.set_nonblocking(true).is_ok() {
                 let until = Instant::now() + HELLO_LIMIT;
-                self.waiting.push(Stranger { socket, from, bytes: Vec::new(), until });
+                self.waiting.push(Stranger { socket, bytes: Vec::new(), until });
             }
         }
     }
@@ -155,9 +152,8 @@ impl Door {
             let why = "this node speaks version 1 with clients".to_owned();
             return stranger.refuse(RefusalCode::Version, &why);
         }
-        let from = stranger.from.to_string();
         let socket = OwnedFd::from(stranger.socket);
-        let command = Command::Connection(Box::new(NewConnection { socket, hello, from }));
+        let command = Command::Connection(Box::new(NewConnection { socket, hello }));
         if let Err(Command::Connection(new)) = shard.command(command) {
             // The shard is overrun: the other side comes back.
             drop(new);
@@ -171,12 +167,17 @@ impl Stranger {
         loop {
             let need = match decode_frame(&self.bytes) {
                 Ok(Decoded { frame: Frame::Hello(hello), .. }) => return Look::Hello(Box::new(hello)),
-                Ok(_) => return Look::Refuse(RefusalCode::Protocol, "the first frame was no hello".to_owned()),
+                Ok(_) => {
+                    return Look::Refuse(RefusalCode::Protocol, "the first frame was no hello".to_owned());
+                }
                 Err(WireError::NeedMore(need)) => need,
                 Err(error) => return Look::Refuse(RefusalCode::Protocol, error.to_string()),
             };
             if need > MAX_HELLO_BYTES {
-                return Look::Refuse(RefusalCode::Protocol, "the first frame is too long for a hello".to_owned());
+                return Look::Refuse(
+                    RefusalCode::Protocol,
+                    "the first frame is too long for a hello".to_owned(),
+                );
             }
             let have = self.bytes.len();
             // Eight bytes tell what it speaks: who waits for an answer to less than a frame's header gets one.

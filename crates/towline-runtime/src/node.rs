@@ -60,7 +60,10 @@ impl RunningNode {
     fn start_with(
         options: NodeOptions,
         apply: Option<ApplyFactory>,
-        mut carry: impl FnMut(ShardSeed, Sender<Result<(), StartError>>) -> Result<Option<ShardThread>, StartError>,
+        mut carry: impl FnMut(
+            ShardSeed,
+            Sender<Result<(), StartError>>,
+        ) -> Result<Option<ShardThread>, StartError>,
     ) -> Result<RunningNode, StartError> {
         options.check()?;
         let mut seeds = Vec::with_capacity(usize::from(options.shards));
@@ -90,7 +93,9 @@ impl RunningNode {
             running.threads.push(thread);
             match started.recv() {
                 Ok(result) => result?,
-                Err(_) => return Err(StartError::Node { shard: 0, why: "its thread ended at once".to_owned() }),
+                Err(_) => {
+                    return Err(StartError::Node { shard: 0, why: "its thread ended at once".to_owned() });
+                }
             }
         }
         if let Some(address) = options.metrics {
@@ -182,7 +187,11 @@ impl Drop for RunningNode {
 type ShardThread = JoinHandle<Result<(), String>>;
 
 /// A thread for the shard; what became of its start is told through `up`.
-fn spawn(host: Host, seed: ShardSeed, up: Sender<Result<(), StartError>>) -> Result<Option<ShardThread>, StartError> {
+fn spawn(
+    host: Host,
+    seed: ShardSeed,
+    up: Sender<Result<(), StartError>>,
+) -> Result<Option<ShardThread>, StartError> {
     let number = usize::from(seed.number());
     let shared = seed.handle().shared;
     let carry = move || {

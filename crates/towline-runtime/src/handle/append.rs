@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use towline_core::format::{Committed, RecordKind, copy_with_crc, encode_record_header, payload_crc, record_bytes};
+use towline_core::format::{
+    Committed, RecordKind, copy_with_crc, encode_record_header, payload_crc, record_bytes,
+};
 use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_RECORD_BYTES, RECORD_HEADER_BYTES};
 use towline_core::types::{Level, Lsn, TicketId, Window};
 use towline_uring::{FillGuard, Held, ReserveError};
@@ -22,7 +24,12 @@ impl Handle {
     ///
     /// # Errors
     /// [`AppendError`]; nothing was written.
-    pub fn append(&self, payload: &[u8], level: Level, window: Option<Window>) -> Result<Ticket, AppendError> {
+    pub fn append(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Ticket, AppendError> {
         self.append_atomic(&[payload], level, window)
     }
 
@@ -30,7 +37,12 @@ impl Handle {
     ///
     /// # Errors
     /// [`AppendError`]; `Full`, `Unavailable`, `Fenced` or `Poisoned` when appends are not possible now.
-    pub fn try_append(&self, payload: &[u8], level: Level, window: Option<Window>) -> Result<Ticket, AppendError> {
+    pub fn try_append(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Ticket, AppendError> {
         self.try_append_atomic(&[payload], level, window)
     }
 
@@ -110,11 +122,18 @@ impl Handle {
     ///
     /// # Errors
     /// As [`try_append`](Handle::try_append).
-    pub fn reserve(&self, len: usize, level: Level, window: Option<Window>) -> Result<Reservation, AppendError> {
+    pub fn reserve(
+        &self,
+        len: usize,
+        level: Level,
+        window: Option<Window>,
+    ) -> Result<Reservation, AppendError> {
         let bytes = checked_bytes([len].into_iter())?;
         let pending = self.begin(level, window)?;
         match self.shared.appender.hold(bytes as usize, now_ns()) {
-            Ok(held) => Ok(Reservation { held: Some(held), len, pending: Some(pending), handle: self.clone() }),
+            Ok(held) => {
+                Ok(Reservation { held: Some(held), len, pending: Some(pending), handle: self.clone() })
+            }
             Err(error) => Err(self.abort(pending, error, bytes)),
         }
     }

@@ -89,7 +89,6 @@ pub(crate) enum Command {
 pub(crate) struct NewConnection {
     pub(crate) socket: OwnedFd,
     pub(crate) hello: Hello,
-    pub(crate) from: String,
 }
 
 impl ShardShared {
@@ -200,8 +199,10 @@ impl<T> Reply<T> {
 
     pub(crate) fn wait(&self, limit: Duration) -> Option<T> {
         let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut value, _) =
-            self.ready.wait_timeout_while(value, limit, |value| value.is_none()).unwrap_or_else(PoisonError::into_inner);
+        let (mut value, _) = self
+            .ready
+            .wait_timeout_while(value, limit, |value| value.is_none())
+            .unwrap_or_else(PoisonError::into_inner);
         value.take()
     }
 }

@@ -62,7 +62,8 @@ impl Slots {
                 waker: AtomicWaker::new(),
             })
             .collect();
-        let next = (0..count).map(|at| AtomicU32::new(if at + 1 < count { at as u32 + 1 } else { NONE })).collect();
+        let next =
+            (0..count).map(|at| AtomicU32::new(if at + 1 < count { at as u32 + 1 } else { NONE })).collect();
         Slots {
             slots,
             free: AtomicU64::new(0),
@@ -106,13 +107,19 @@ impl Slots {
         let Some((index, slot)) = self.slot(id) else { return false };
         match outcome {
             TicketOutcome::Committed(committed) => slot.put(committed),
-            TicketOutcome::Indeterminate(why) => self.put_failure(id, slot, TicketError::Indeterminate(why.clone())),
+            TicketOutcome::Indeterminate(why) => {
+                self.put_failure(id, slot, TicketError::Indeterminate(why.clone()))
+            }
             TicketOutcome::Refused(why) => self.put_failure(id, slot, TicketError::Refused(why.clone())),
         }
         let generation = generation_of(id);
         let done = word(generation, DONE);
         // Release: the outcome above is visible to whoever sees DONE.
-        if slot.word.compare_exchange(word(generation, PENDING), done, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+        if slot
+            .word
+            .compare_exchange(word(generation, PENDING), done, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+        {
             slot.waker.wake();
             return true;
         }
@@ -125,14 +132,18 @@ impl Slots {
     /// The owner's look. `Done` is returned once; it frees the slot.
     pub(crate) fn poll(&self, id: TicketId, lsn: Lsn, end: Lsn) -> SlotState {
         let Some((index, slot)) = self.slot(id) else {
-            return SlotState::Done(Err(TicketError::Indeterminate("its outcome was taken before".to_owned())));
+            return SlotState::Done(Err(TicketError::Indeterminate(
+                "its outcome was taken before".to_owned(),
+            )));
         };
         if slot.word.load(Ordering::Acquire) & STATE_MASK != DONE {
             return SlotState::Pending;
         }
         let outcome = match slot.get(lsn, end) {
             Some(committed) => Ok(committed),
-            None => Err(self.take_failure(id).unwrap_or_else(|| TicketError::Indeterminate("unknown".to_owned()))),
+            None => {
+                Err(self.take_failure(id).unwrap_or_else(|| TicketError::Indeterminate("unknown".to_owned())))
+            }
         };
         self.free_slot(index, slot);
         SlotState::Done(outcome)

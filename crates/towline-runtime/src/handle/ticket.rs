@@ -27,7 +27,10 @@ pub struct Ticket {
 enum Inner {
     /// Level `off`: acknowledged when it got its LSN.
     Ready(Committed),
-    Slot { id: TicketId, shared: Arc<ShardShared> },
+    Slot {
+        id: TicketId,
+        shared: Arc<ShardShared>,
+    },
     Taken,
 }
 
@@ -82,8 +85,9 @@ impl Ticket {
     /// # Errors
     /// [`TicketError`]; `Indeterminate` when the time is over: the record may be in the log or not.
     pub fn wait_timeout(mut self, limit: Duration) -> Result<Committed, TicketError> {
-        self.wait_until(Some(Instant::now() + limit))
-            .unwrap_or_else(|| Err(TicketError::Indeterminate(format!("no acknowledgement within {limit:?}"))))
+        self.wait_until(Some(Instant::now() + limit)).unwrap_or_else(|| {
+            Err(TicketError::Indeterminate(format!("no acknowledgement within {limit:?}")))
+        })
     }
 
     fn wait_until(&mut self, deadline: Option<Instant>) -> Option<Result<Committed, TicketError>> {

@@ -253,7 +253,9 @@ impl Batches {
 
     /// Hands the sealed batch and its tickets to the node.
     fn seal(&mut self, with: &mut Surroundings<'_>) -> Result<(), Input> {
-        let (Some(extent), Some(closed)) = (with.arena.take_sealed(), self.closed.take()) else { return Ok(()) };
+        let (Some(extent), Some(closed)) = (with.arena.take_sealed(), self.closed.take()) else {
+            return Ok(());
+        };
         // After the seal: every ticket of the batch was queued before its reservation was committed.
         while let Some(ticket) = with.shared.queue.pop() {
             self.tickets.push(ticket);
@@ -363,7 +365,11 @@ fn put_rule(record: &mut [u8], (version, rule): &(u64, String)) {
     let (header, body) = record.split_at_mut(RECORD_HEADER_BYTES as usize);
     body.fill(0);
     body[..payload.len()].copy_from_slice(&payload);
-    header.copy_from_slice(&encode_record_header(RecordKind::Rule, payload.len() as u32, payload_crc(&payload)));
+    header.copy_from_slice(&encode_record_header(
+        RecordKind::Rule,
+        payload.len() as u32,
+        payload_crc(&payload),
+    ));
 }
 
 /// A batch that cannot be built is a defect of this program: the log ends here rather than go on with a gap.

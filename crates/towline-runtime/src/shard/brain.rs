@@ -65,7 +65,9 @@ impl Brain {
     pub(crate) fn poll_output(&mut self) -> Option<Output> {
         let output = self.node.poll_output();
         if let Some(tape) = &self.tape {
-            tape.write(output.as_ref().map_or(TapeLine::Drained, |output| TapeLine::Out(Box::new(output.clone()))));
+            tape.write(
+                output.as_ref().map_or(TapeLine::Drained, |output| TapeLine::Out(Box::new(output.clone()))),
+            );
         }
         output
     }
@@ -135,7 +137,9 @@ pub fn replay(path: &Path) -> Result<Replay, String> {
         let line = line.map_err(|error| at(error.to_string()))?;
         let line = serde_json::from_str(&line).map_err(|error| at(error.to_string()))?;
         match (line, &mut node) {
-            (TapeLine::Start { config, recovered, meta }, None) => node = Some(Node::new(*config, *recovered, *meta)),
+            (TapeLine::Start { config, recovered, meta }, None) => {
+                node = Some(Node::new(*config, *recovered, *meta))
+            }
             (TapeLine::In(input), Some(node)) => {
                 node.handle(*input);
                 found.inputs += 1;

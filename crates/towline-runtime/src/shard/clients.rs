@@ -110,7 +110,12 @@ impl Clients {
     }
 
     /// A client asked to follow the log.
-    pub(crate) fn follow(&mut self, client: u64, tail: Result<crate::handle::Tail, crate::error::TailError>, core: &Core) {
+    pub(crate) fn follow(
+        &mut self,
+        client: u64,
+        tail: Result<crate::handle::Tail, crate::error::TailError>,
+        core: &Core,
+    ) {
         if let Some(connection) = self.find(client) {
             connection.follow(tail, core);
         }

@@ -13,13 +13,12 @@ pub(crate) struct Files {
     attached: Vec<Attached>,
 }
 
-#[derive(Clone)]
 pub(crate) struct Attached {
     pub(crate) seq: u64,
     pub(crate) salt: u32,
     pub(crate) fd: RingFd,
     /// Held so that the file is not recycled under the ring.
-    pub(crate) file: Arc<DataFile>,
+    _file: Arc<DataFile>,
 }
 
 impl Files {
@@ -43,13 +42,15 @@ impl Files {
             }
             return Ok(self.attached.last());
         }
-        let (Some(file), Some(salt)) = (self.segments.file(seq), self.segments.salt(seq)) else { return Ok(None) };
+        let (Some(file), Some(salt)) = (self.segments.file(seq), self.segments.salt(seq)) else {
+            return Ok(None);
+        };
         if self.attached.len() >= MAX_ATTACHED {
             let oldest = self.attached.remove(0);
             ring.detach(oldest.fd)?;
         }
         let fd = ring.attach(&*file)?;
-        self.attached.push(Attached { seq, salt, fd, file });
+        self.attached.push(Attached { seq, salt, fd, _file: file });
         Ok(self.attached.last())
     }
 
@@ -77,7 +78,12 @@ impl Files {
     ///
     /// # Errors
     /// The ring's.
-    pub(crate) fn release_below(&mut self, ring: &mut Ring, geometry: Geometry, below: Lsn) -> Result<(), RingError> {
+    pub(crate) fn release_below(
+        &mut self,
+        ring: &mut Ring,
+        geometry: Geometry,
+        below: Lsn,
+    ) -> Result<(), RingError> {
         self.release(ring, |seq| geometry.segment_end(seq) <= below)
     }
 }

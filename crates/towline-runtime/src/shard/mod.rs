@@ -2,7 +2,7 @@
 //! with one enter per turn.
 
 pub(crate) mod batch;
-pub mod brain;
+pub(crate) mod brain;
 pub(crate) mod clients;
 pub(crate) mod core;
 pub(crate) mod files;
@@ -66,7 +66,7 @@ pub(crate) struct Shard {
     about: About,
     arena_file: Option<PathBuf>,
     /// Freed last: a ring that still writes holds it too.
-    _lock: DirLock,
+    lock: DirLock,
 }
 
 /// Who wants to hear of a rule change.

@@ -36,7 +36,9 @@ impl Shard {
                 let geometry = self.core.geometry;
                 // The keeper uses a file again only when nobody holds it.
                 if let Err(error) = self.core.files.release_below(&mut self.core.ring, geometry, below) {
-                    self.core.events.say(&Event::Note { text: format!("letting go of old segments: {error}") });
+                    self.core
+                        .events
+                        .say(&Event::Note { text: format!("letting go of old segments: {error}") });
                 }
                 self.keep(storage::Command::Recycle { below });
             }
@@ -118,7 +120,11 @@ impl Shard {
     }
 
     /// Once in a node's life, before it has any byte: the shard may wait for it.
-    fn adopt_log(&mut self, log: towline_core::types::LogId, geometry: towline_core::types::Geometry) -> Result<(), Input> {
+    fn adopt_log(
+        &mut self,
+        log: towline_core::types::LogId,
+        geometry: towline_core::types::Geometry,
+    ) -> Result<(), Input> {
         match self.dir.adopt_identity(log, geometry) {
             Ok(()) => {
                 (self.core.log, self.core.geometry) = (log, geometry);
@@ -174,7 +180,9 @@ impl Shard {
                     return;
                 }
                 Err(storage::SendError::Ended) => {
-                    self.core.brain.handle(Input::MetaFailed { error: "the keeper's thread has ended".to_owned() });
+                    self.core
+                        .brain
+                        .handle(Input::MetaFailed { error: "the keeper's thread has ended".to_owned() });
                     return;
                 }
             }

@@ -67,7 +67,17 @@ impl ShardSeed {
         // One is left for the applier.
         let readers = (1..MAX_READERS).filter_map(|_| arena.reader()).collect();
         let readers = Arc::new(Readers::new(readers));
-        Ok(ShardSeed { number, options: options.clone(), opened, arena, arena_file, shared, config, app, readers })
+        Ok(ShardSeed {
+            number,
+            options: options.clone(),
+            opened,
+            arena,
+            arena_file,
+            shared,
+            config,
+            app,
+            readers,
+        })
     }
 
     /// The shard's number.
@@ -106,7 +116,8 @@ impl ShardSeed {
         })
         .map_err(StartError::system("start the keeper's thread"))?;
         let primitive = options.primitive.unwrap_or_else(|| Primitive::Ring(opened.calibration.primitive));
-        let writes = Writes::new(primitive, &shared.wake).map_err(StartError::system("start the flusher's thread"))?;
+        let writes =
+            Writes::new(primitive, &shared.wake).map_err(StartError::system("start the flusher's thread"))?;
         let log_start = opened.meta.log_start.max(Lsn(SEGMENT_HEADER_BYTES));
         let applier = app
             .map(|app| {
@@ -172,7 +183,7 @@ impl ShardSeed {
             about: About { primitive: primitive.name().to_owned(), flush_depth },
             arena_file,
             core,
-            _lock: opened.lock,
+            lock: opened.lock,
         })
     }
 }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use towline_core::node::{FreezeReason, Input};
 
+use towline_uring::DirLock;
+
 use super::Shard;
 use std::sync::atomic::Ordering;
 
@@ -37,6 +39,13 @@ impl Shard {
         }
     }
 
+    /// Everything but the lock goes.
+    fn drop_ring(self) -> DirLock {
+        let Shard { lock, core, writes, .. } = self;
+        drop((core, writes));
+        lock
+    }
+
     /// Ends the shard, however it came to that; returns how it went.
     pub(crate) fn finish(mut self) -> Result<(), String> {
         let result = self.ended.take().unwrap_or(Ok(()));
@@ -58,7 +67,14 @@ impl Shard {
         let arena_file = self.arena_file.take().filter(|_| result.is_ok());
         let status = self.status();
         shared.status.serve(|| status);
-        drop(self);
+        let no_writes = self.writes.in_flight() == 0;
+        let lock = self.drop_ring();
+        if no_writes {
+            // The kernel takes the ring apart later, and its reference to the lock with it. Nothing of it writes any
+            // more: the next opener need not wait for that.
+            let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::Unlock);
+        }
+        drop(lock);
         if let Some(path) = arena_file {
             // Everything in it is on the disk now. Left behind, it would only be looked at again.
             let _ = std::fs::remove_file(path);

@@ -12,8 +12,8 @@ use super::clients::connection::Asked;
 use super::tag::Tag;
 use super::{RuleAsker, Shard};
 use crate::clock::now_ns;
-use crate::handle::shared::Command;
 use crate::handle::Handle;
+use crate::handle::shared::Command;
 use crate::status::{DriverStatus, ShardStatus};
 
 /// How the host goes on after a turn.
@@ -142,7 +142,8 @@ impl Shard {
             Tag::Write(slot) => {
                 let geometry = self.core.geometry;
                 let core = &mut self.core;
-                let ended = self.writes.complete(&mut core.ring, &mut core.files, geometry, slot, completion.result);
+                let ended =
+                    self.writes.complete(&mut core.ring, &mut core.files, geometry, slot, completion.result);
                 if let Some(input) = ended {
                     core.brain.handle(input);
                 }
@@ -187,7 +188,9 @@ impl Shard {
         match command {
             Command::SetRule { rule, reply } => self.change_rule(rule, RuleAsker::Handle(reply)),
             Command::Trim { below } => self.core.brain.handle(Input::Trim { below }),
-            Command::Wait { ticket, lsn, level } => self.core.brain.handle(Input::Wait { ticket, lsn, level }),
+            Command::Wait { ticket, lsn, level } => {
+                self.core.brain.handle(Input::Wait { ticket, lsn, level })
+            }
             Command::Cancel { ticket, lsn } => self.cancels.push((ticket, lsn)),
             Command::Connection(new) => match new.hello.role {
                 towline_core::format::HelloRole::Upstream => {
@@ -220,7 +223,8 @@ impl Shard {
                 self.clients.follow(client, tail, &self.core);
             }
             Asked::Status => {
-                let json = serde_json::to_string(&self.status()).unwrap_or_else(|error| format!("\"{error}\""));
+                let json =
+                    serde_json::to_string(&self.status()).unwrap_or_else(|error| format!("\"{error}\""));
                 self.clients.push(client, &towline_core::format::Frame::Status { json });
             }
         }
@@ -377,7 +381,8 @@ impl Shard {
         if idle_ns < self.spin_ns || (expects && idle_ns < EXPECTING_SPIN_NS.max(self.spin_ns)) {
             return Pace::Spin;
         }
-        let until = self.next_deadline_ns().map_or(LONGEST_SLEEP_NS, |deadline| deadline.saturating_sub(now_ns));
+        let until =
+            self.next_deadline_ns().map_or(LONGEST_SLEEP_NS, |deadline| deadline.saturating_sub(now_ns));
         if until == 0 { Pace::Spin } else { Pace::Park(Duration::from_nanos(until.min(LONGEST_SLEEP_NS))) }
     }
 }

@@ -126,7 +126,13 @@ impl Writes {
         Some(Input::Flushed { span: write.span, epoch: write.epoch })
     }
 
-    fn submit(&mut self, ring: &mut Ring, files: &mut Files, geometry: Geometry, slot: usize) -> Result<(), Input> {
+    fn submit(
+        &mut self,
+        ring: &mut Ring,
+        files: &mut Files,
+        geometry: Geometry,
+        slot: usize,
+    ) -> Result<(), Input> {
         let Some(Some(write)) = self.slots.get(slot) else { return Ok(()) };
         let (span, rest) = (write.span, write.rest);
         let fail = |slots: &mut Vec<Option<InFlight>>, why: String| {

@@ -45,7 +45,9 @@ pub(crate) struct Connection {
 enum State {
     Open,
     /// Ends once what is queued has left, or at this time.
-    Closing { until_ns: u64 },
+    Closing {
+        until_ns: u64,
+    },
     Dead,
 }
 
@@ -116,7 +118,8 @@ impl Connection {
         match self.state {
             State::Dead => return,
             State::Closing { until_ns } => {
-                let until_ns = if until_ns == 0 { core.now_ns + CLOSE_LIMIT.as_nanos() as u64 } else { until_ns };
+                let until_ns =
+                    if until_ns == 0 { core.now_ns + CLOSE_LIMIT.as_nanos() as u64 } else { until_ns };
                 self.state = State::Closing { until_ns };
                 if self.out.is_finished() || core.now_ns >= until_ns {
                     return self.fail();
@@ -186,7 +189,10 @@ impl Connection {
         let mut at = 0;
         self.stalled = false;
         let arrived = std::mem::take(&mut self.arrived);
-        while self.state == State::Open && self.unanswered < MAX_UNANSWERED && self.out.queued_bytes() <= MAX_ANSWERS {
+        while self.state == State::Open
+            && self.unanswered < MAX_UNANSWERED
+            && self.out.queued_bytes() <= MAX_ANSWERS
+        {
             let bytes = &arrived[at..];
             if bytes.is_empty() {
                 break;
@@ -238,13 +244,15 @@ impl Connection {
                     }
                 };
             }
-            Frame::Wait { request, lsn, level } => match tickets.begin(Waiting { client: self.id, request }) {
-                Some(ticket) => {
-                    self.unanswered += 1;
-                    asked.push((self.id, Asked::Wait { ticket, lsn, level }));
+            Frame::Wait { request, lsn, level } => {
+                match tickets.begin(Waiting { client: self.id, request }) {
+                    Some(ticket) => {
+                        self.unanswered += 1;
+                        asked.push((self.id, Asked::Wait { ticket, lsn, level }));
+                    }
+                    None => return Step::Stalled,
                 }
-                None => return Step::Stalled,
-            },
+            }
             Frame::Tail { from, unsafe_too } => asked.push((self.id, Asked::Tail { from, unsafe_too })),
             Frame::SetRule { request, rule } => asked.push((self.id, Asked::SetRule { request, rule })),
             Frame::Trim { request, below } => asked.push((self.id, Asked::Trim { request, below })),
@@ -256,7 +264,10 @@ impl Connection {
     }
 
     /// As a handle's append, from the shard's own thread.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one frame and the parts of the shard it meets")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of one frame and the parts of the shard it meets"
+    )]
     fn append(
         &mut self,
         request: u64,
@@ -300,7 +311,8 @@ impl Connection {
         for len in lengths {
             let (record, rest) = payload.split_at(*len as usize);
             payload = rest;
-            let (place, rest) = into.split_at_mut(towline_core::format::record_bytes(u64::from(*len)) as usize);
+            let (place, rest) =
+                into.split_at_mut(towline_core::format::record_bytes(u64::from(*len)) as usize);
             into = rest;
             payload_bytes += put_records(place, &[record]);
         }

@@ -108,15 +108,17 @@ impl Incoming {
         self.in_flight.is_none()
     }
 
-    pub(crate) fn receives(&self) -> bool {
-        self.receiving.is_some()
-    }
-
     /// Starts the next receive, where its bytes belong.
     ///
     /// # Errors
     /// What ends the connection.
-    pub(crate) fn drive(&mut self, ring: &mut Ring, pool: &BufPool, fd: RingFd, id: u64) -> Result<(), String> {
+    pub(crate) fn drive(
+        &mut self,
+        ring: &mut Ring,
+        pool: &BufPool,
+        fd: RingFd,
+        id: u64,
+    ) -> Result<(), String> {
         if self.in_flight.is_some() {
             return Ok(());
         }
@@ -221,7 +223,12 @@ impl Incoming {
         }
     }
 
-    fn parse_stage(&mut self, arena: &mut ArenaOwner, place: &Place<'_>, arrived: &mut Vec<Arrival>) -> Result<(), String> {
+    fn parse_stage(
+        &mut self,
+        arena: &mut ArenaOwner,
+        place: &Place<'_>,
+        arrived: &mut Vec<Arrival>,
+    ) -> Result<(), String> {
         let Some(stage) = &mut self.stage else { return Ok(()) };
         loop {
             let bytes = &stage[..self.staged];
@@ -309,7 +316,9 @@ impl Incoming {
                 match Lead::of(bytes) {
                     Lead::NeedMore => return Ok(()),
                     Lead::Foreign(foreign) => return Err(WireError::Foreign(foreign).to_string()),
-                    Lead::Garbage => return Err("neither a batch nor a frame stands where one must".to_owned()),
+                    Lead::Garbage => {
+                        return Err("neither a batch nor a frame stands where one must".to_owned());
+                    }
                     Lead::Frame => {
                         let decoded = match decode_frame(bytes) {
                             Ok(decoded) => decoded,
@@ -355,7 +364,11 @@ impl Incoming {
     }
 }
 
-fn push_frame(salts: &mut Vec<(u64, u32)>, decoded: Decoded, arrived: &mut Vec<Arrival>) -> Result<(), String> {
+fn push_frame(
+    salts: &mut Vec<(u64, u32)>,
+    decoded: Decoded,
+    arrived: &mut Vec<Arrival>,
+) -> Result<(), String> {
     if decoded.payload_bytes > 0 {
         return Err("a client's frame came from a node".to_owned());
     }

@@ -48,10 +48,15 @@ struct Session {
 }
 
 enum State {
-    Connecting { until_ns: u64 },
+    Connecting {
+        until_ns: u64,
+    },
     Open,
     /// Ends once what is queued has left, or at `until_ns`.
-    Closing { why: String, until_ns: u64 },
+    Closing {
+        why: String,
+        until_ns: u64,
+    },
     /// The node has been told; removed when nothing of it is in the ring.
     Dead,
 }
@@ -69,7 +74,10 @@ impl Sessions {
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.open.iter().filter(|session| matches!(session.state, State::Open | State::Closing { .. })).count()
+        self.open
+            .iter()
+            .filter(|session| matches!(session.state, State::Open | State::Closing { .. }))
+            .count()
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -88,7 +96,13 @@ impl Sessions {
         core.brain.handle(Input::Frame { session: id, frame: Frame::Hello(hello) });
     }
 
-    fn add(&mut self, core: &mut Core, socket: OwnedFd, peer: Option<PeerIndex>, state: State) -> Option<SessionId> {
+    fn add(
+        &mut self,
+        core: &mut Core,
+        socket: OwnedFd,
+        peer: Option<PeerIndex>,
+        state: State,
+    ) -> Option<SessionId> {
         let fd = core.ring.attach(&socket).ok()?;
         set_options(&socket);
         let id = SessionId(self.next_id);
@@ -137,11 +151,6 @@ impl Sessions {
                 let _ = core.ring.cancel(Tag::RecvArena(session.id.0).pack());
             }
         }
-    }
-
-    /// Whether log bytes are still landing in the arena.
-    pub(crate) fn is_receiving(&self) -> bool {
-        self.open.iter().any(|session| session.incoming.receives())
     }
 
     /// Submits whatever can go, and ends what is over.
@@ -205,7 +214,9 @@ impl Sessions {
                     session.fail(core, &why);
                 }
             }
-            Tag::RecvStage(id) | Tag::RecvArena(id) => return self.received(core, tag, SessionId(id), completion),
+            Tag::RecvStage(id) | Tag::RecvArena(id) => {
+                return self.received(core, tag, SessionId(id), completion);
+            }
             _ => {}
         }
         None
@@ -361,7 +372,8 @@ impl Session {
         // Already gone on the other side: then the operations have ended by themselves.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         if told {
-            let input = Input::Disconnected { session: self.id, error: why.to_owned(), jitter: rand::random() };
+            let input =
+                Input::Disconnected { session: self.id, error: why.to_owned(), jitter: rand::random() };
             core.brain.handle(input);
         }
     }

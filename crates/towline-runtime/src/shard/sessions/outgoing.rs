@@ -229,7 +229,9 @@ impl Outgoing {
 
     /// Starts the next read for the span at the queue's head, when a buffer is free.
     fn read_ahead(&mut self, port: &mut Port<'_>, id: u64) -> Result<(), String> {
-        let Some(Item::Log { span, source: Source::Segments, .. }) = self.items.front() else { return Ok(()) };
+        let Some(Item::Log { span, source: Source::Segments, .. }) = self.items.front() else {
+            return Ok(());
+        };
         let span = *span;
         let catch_up = self.catch_up.get_or_insert_with(|| CatchUp {
             pool: BufPool::new(2, CATCH_UP_BYTES),
@@ -254,7 +256,9 @@ impl Outgoing {
         let len = span.end.bytes_since(catch_up.read_to).min(buf.len() as u64);
         let offset = port.geometry.offset_of(catch_up.read_to);
         debug_assert!(offset.is_multiple_of(BLOCK_BYTES) && len.is_multiple_of(BLOCK_BYTES));
-        port.ring.read_buf(fd, offset, buf, 0..len as usize, Tag::Read(id).pack()).map_err(|error| error.to_string())?;
+        port.ring
+            .read_buf(fd, offset, buf, 0..len as usize, Tag::Read(id).pack())
+            .map_err(|error| error.to_string())?;
         catch_up.reading = true;
         Ok(())
     }
