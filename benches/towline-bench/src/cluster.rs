@@ -4,7 +4,7 @@ use crate::count::free_bytes;
 use crate::echo;
 use crate::error::BenchError;
 use crate::plan::Experiment;
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::target::Primary;
 use linkem::{Link, LinkConfig};
 use std::ffi::OsString;
@@ -139,7 +139,9 @@ impl RunningCluster {
     /// count, and the others have caught up as far as they do within a while.
     pub(crate) fn settle(&self) -> Result<(), BenchError> {
         let primary = self.primary()?;
-        primary.settle(self.cluster.settle_level, SETTLE_LIMIT)?;
+        primary
+            .settle(self.cluster.settle_level, SETTLE_LIMIT)
+            .map_err(|error| BenchError::Failed(format!("{error}{}", self.last_words())))?;
         let deadline = Instant::now() + CATCH_UP_LIMIT;
         loop {
             let status = primary.status()?;
@@ -153,6 +155,15 @@ impl RunningCluster {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// What the standbys said last, for an error: their logs are removed with the cluster.
+    fn last_words(&self) -> String {
+        let words = |standby: &StandbyNode| {
+            let log = self.cluster.dir.join(format!("{}.log", standby.name));
+            format!("; '{}' said: {}", standby.name, process::last_lines(&log))
+        };
+        self.cluster.standbys.iter().map(words).collect()
     }
 
     /// Stops the primary cleanly, then the standbys. The directories stay until the drop.

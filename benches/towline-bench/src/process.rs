@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
@@ -158,7 +158,8 @@ fn parse_ready(line: &str) -> Option<SocketAddr> {
     words.find_map(|word| word.strip_prefix("address="))?.parse().ok()
 }
 
-fn last_lines(path: &PathBuf) -> String {
+/// The end of a log file, in one line.
+pub(crate) fn last_lines(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(5)..].join("; ");

@@ -129,7 +129,7 @@ fn left_over(dir: &Path) -> BTreeSet<String> {
 fn standby(arguments: &[String]) -> ExitCode {
     let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signals can be watched");
     let mut dir = None;
-    let mut builder = Standby::builder();
+    let mut builder = Standby::builder().on_event(|_, event| eprintln!("{event:?}"));
     let mut words = arguments.iter();
     while let Some(word) = words.next() {
         let (flag, value) = word.split_once('=').unwrap_or((word, ""));
