@@ -105,7 +105,9 @@ pub(crate) fn bench(args: BenchArgs) -> Outcome {
     // Everything has been said by the run itself, and what was measured is kept.
     match outcome.exit_code() {
         0 => Ok(()),
-        130 => Err(Failure::new(Code::Interrupted, anyhow::anyhow!("interrupted; what was measured is kept"))),
+        130 => {
+            Err(Failure::new(Code::Interrupted, anyhow::anyhow!("interrupted; what was measured is kept")))
+        }
         _ => Err(Failure::new(Code::Failed, anyhow::anyhow!("failed: {}", outcome.failures.join("; ")))),
     }
 }

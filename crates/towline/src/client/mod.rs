@@ -302,7 +302,7 @@ impl Client {
         self.end_of(request)
     }
 
-    /// The node's status, as JSON text: watermarks, exposure and each standby.
+    /// The shard's status, as JSON text ([`ShardStatus`](crate::ShardStatus)): watermarks, exposure, each standby.
     ///
     /// # Errors
     /// [`ClientError::Lost`] and [`ClientError::Protocol`].

@@ -5,8 +5,8 @@ use std::io::Write;
 use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use towline::Lsn;
 use towline::client::ClientOptions;
-use towline::{Lsn, Status};
 use towline_core::node::{NodeStatus, PeerStatus, RoleStatus};
 use towline_core::types::Position;
 use towline_runtime::ShardStatus;
@@ -27,48 +27,59 @@ Lag is what a standby has not flushed of the log. Exposure is acknowledged paylo
 what would be gone if the primary's disk vanished now. 'sync' says whether a standby counts: 'candidate' by the rule in
 force, 'async' when it is not in the rule, 'excluded' when it lost durable data.")]
 pub(crate) struct StatusArgs {
-    #[command(flatten)]
-    target: Target,
+    /// The node's address
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
+    address: String,
+    /// Only this shard [default: all]
+    #[arg(long, value_name = "N")]
+    shard: Option<u16>,
     /// Everything the node says, as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn status(args: StatusArgs) -> Outcome {
-    let mut client =
-        args.target.connect(ClientOptions { name: "status".to_owned(), ..Default::default() })?;
-    let json = client.status()?;
+    let shards = match args.shard {
+        Some(shard) => vec![ask(&args.address, shard)?.0],
+        None => {
+            let (first, count) = ask(&args.address, 0)?;
+            let mut shards = vec![first];
+            for shard in 1..count {
+                shards.push(ask(&args.address, shard)?.0);
+            }
+            shards
+        }
+    };
     let mut stdout = out::stdout();
     if args.json {
-        writeln!(stdout, "{json}")?;
+        let all = serde_json::json!({ "address": args.address, "shards": shards });
+        writeln!(stdout, "{all:#}")?;
     } else {
-        write!(stdout, "{}", describe(&parse(&json)?))?;
+        for shard in &shards {
+            write!(stdout, "{}", describe_shard(shard))?;
+        }
     }
     stdout.flush()?;
     Ok(())
 }
 
+/// One shard's status, and how many shards the node serves.
+fn ask(address: &str, shard: u16) -> Result<(ShardStatus, u16), Failure> {
+    let target = Target { address: address.to_owned(), shard };
+    let mut client = target.connect(ClientOptions { name: "status".to_owned(), ..Default::default() })?;
+    Ok((parse(&client.status()?)?, client.shards()))
+}
+
 /// How far `towline tail` without `--follow` reads.
-pub(super) fn readable_end(json: &str, shard: u16, unsafe_too: bool) -> Result<Lsn, Failure> {
-    let status = parse(json)?;
-    let found = status.shards.iter().find(|candidate| candidate.shard == shard);
-    let marks = &found.with_context(|| format!("shard {shard} does not answer"))?.node.watermarks;
+pub(super) fn readable_end(json: &str, unsafe_too: bool) -> Result<Lsn, Failure> {
+    let marks = parse(json)?.node.watermarks;
     Ok(if unsafe_too { marks.flushed.lsn } else { marks.flushed.lsn.min(marks.safe) })
 }
 
-fn parse(json: &str) -> Result<Status, Failure> {
+fn parse(json: &str) -> Result<ShardStatus, Failure> {
     let status =
         serde_json::from_str(json).context("the node's status cannot be read; is it of another version?")?;
     Ok(status)
-}
-
-fn describe(status: &Status) -> String {
-    let listen = status.listen.as_deref().unwrap_or("no port");
-    let mut text = format!("node {} (towline {}), {listen}\n", status.name, status.version);
-    for shard in &status.shards {
-        text.push_str(&describe_shard(shard));
-    }
-    text
 }
 
 fn describe_shard(shard: &ShardStatus) -> String {

@@ -54,7 +54,7 @@ pub(crate) fn tail(args: TailArgs) -> Outcome {
         None
     } else {
         let mut client = args.target.connect(options())?;
-        Some(readable_end(&client.status()?, args.target.shard, args.unsafe_too)?)
+        Some(readable_end(&client.status()?, args.unsafe_too)?)
     };
     let mut stdout = out::stdout();
     let mut tail = args.target.connect(options())?.tail(args.from, args.unsafe_too)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use towline::{NodeOptions, StartError};
+use towline::{NodeOptions, Role, StartError};
 use towline_runtime::RunningNode;
 
 use self::flags::{NodeFlags, Plan, PrimaryFlags, StandbyFlags, plan_primary, plan_standby, role_name};
@@ -93,6 +93,11 @@ fn serve(plan: Plan) -> Outcome {
     // Before the start: a signal that comes while the log is recovered must not be lost.
     let stops = stops(until_input_ends)?;
     let node = RunningNode::start(options, None).map_err(start_failure)?;
+    if role == Role::Primary {
+        // A new log, and one without a sync rule, takes appends in an instant; one that waits for its standbys is
+        // ready to be asked about it.
+        (0..shards).filter_map(|shard| node.handle(shard)).all(|handle| handle.wait_leading(LEADING_LIMIT));
+    }
     if let Some(address) = node.listen_address() {
         let role = role_name(role);
         // Whoever started this node may have gone; that is no reason not to serve.
@@ -190,5 +195,7 @@ fn start_failure(error: StartError) -> Failure {
     Failure::new(code, error)
 }
 
+/// How long "ready" waits for a primary to lead.
+const LEADING_LIMIT: Duration = Duration::from_secs(1);
 /// How often a node that trims by itself looks.
 const TRIM_EVERY: Duration = Duration::from_millis(200);

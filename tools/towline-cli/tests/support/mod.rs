@@ -261,7 +261,7 @@ impl Node {
         text(&output.stdout).lines().map(str::to_owned).collect()
     }
 
-    /// The records that are safe, in order.
+    /// The records that are safe, in order: once everything flushed is.
     pub fn tail(&self) -> Vec<String> {
         let output = self.ask("tail", &[]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
