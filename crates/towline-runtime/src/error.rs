@@ -82,7 +82,9 @@ pub enum RuleError {
     #[error("sync rule: {0}")]
     Refused(String),
     /// It is in the log, and waits to be safe under the old rule and the new one.
-    #[error("the new sync rule is in the log but not in force after {seconds} s: the standbys of both rules are needed")]
+    #[error(
+        "the new sync rule is in the log but not in force after {seconds} s: the standbys of both rules are needed"
+    )]
     Pending {
         /// How long was waited.
         seconds: u64,
@@ -184,7 +186,9 @@ pub struct ApplyError(pub String);
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TailError {
     /// The log starts later: what was asked for has been trimmed.
-    #[error("the log starts at {log_start}: what lies before has been trimmed; start there, or from a snapshot")]
+    #[error(
+        "the log starts at {log_start}: what lies before has been trimmed; start there, or from a snapshot"
+    )]
     Trimmed {
         /// Where it starts.
         log_start: towline_core::types::Lsn,

@@ -14,7 +14,9 @@ use crate::status::{ShardStatus, Status};
 pub(crate) fn prometheus(status: &Status) -> String {
     let mut text = Text(String::with_capacity(8192));
     let shards = &status.shards;
-    text.family("towline_leading", "gauge", "Whether the shard leads.", shards, |s| u64::from(s.is_leading()));
+    text.family("towline_leading", "gauge", "Whether the shard leads.", shards, |s| {
+        u64::from(s.is_leading())
+    });
     for (name, help, of) in POSITIONS {
         text.family(name, "gauge", help, shards, of);
     }
@@ -56,7 +58,9 @@ const COUNTERS: [(&str, &str, Read1); 17] = [
     ("towline_degraded_acks_total", "Acks weaker than asked for.", |s| s.driver.degraded_acks),
     ("towline_sent_bytes_total", "Bytes sent to nodes.", |s| s.driver.sent_bytes),
     ("towline_received_bytes_total", "Bytes received from nodes.", |s| s.driver.received_bytes),
-    ("towline_catch_up_bytes_total", "Bytes read from segments for late standbys.", |s| s.driver.catch_up_bytes),
+    ("towline_catch_up_bytes_total", "Bytes read from segments for late standbys.", |s| {
+        s.driver.catch_up_bytes
+    }),
 ];
 
 const GAUGES: [(&str, &str, Read1); 8] = [
@@ -94,7 +98,8 @@ impl Text {
         let name = "towline_exposure_bytes";
         self.head(name, "gauge", "Acknowledged payload past the safe position, by stage.");
         for shard in shards {
-            for (stage, bytes) in ["written", "flushed", "applied"].iter().zip(shard.node.gate.exposure_bytes) {
+            for (stage, bytes) in ["written", "flushed", "applied"].iter().zip(shard.node.gate.exposure_bytes)
+            {
                 if let Some(bytes) = bytes {
                     let _ = writeln!(self.0, "{name}{{shard=\"{}\",stage=\"{stage}\"}} {bytes}", shard.shard);
                 }
@@ -109,12 +114,20 @@ impl Text {
                 u64::from(p.state == "streaming")
             }),
             ("towline_standby_sent_bytes", "Shipped to the standby up to this LSN.", |p| p.sent.0),
-            ("towline_standby_written_bytes", "Written by the standby up to this LSN.", |p| p.watermarks.written.lsn.0),
-            ("towline_standby_flushed_bytes", "Flushed by the standby up to this LSN.", |p| p.watermarks.flushed.lsn.0),
-            ("towline_standby_applied_bytes", "Applied by the standby up to this LSN.", |p| p.watermarks.applied.lsn.0),
-            ("towline_standby_lag_bytes", "Bytes between the log's end and what the standby has flushed.", |p| {
-                p.lag_bytes
+            ("towline_standby_written_bytes", "Written by the standby up to this LSN.", |p| {
+                p.watermarks.written.lsn.0
             }),
+            ("towline_standby_flushed_bytes", "Flushed by the standby up to this LSN.", |p| {
+                p.watermarks.flushed.lsn.0
+            }),
+            ("towline_standby_applied_bytes", "Applied by the standby up to this LSN.", |p| {
+                p.watermarks.applied.lsn.0
+            }),
+            (
+                "towline_standby_lag_bytes",
+                "Bytes between the log's end and what the standby has flushed.",
+                |p| p.lag_bytes,
+            ),
         ];
         for (name, help, of) in families {
             self.head(name, "gauge", help);
@@ -122,7 +135,11 @@ impl Text {
                 for standby in &shard.node.standbys {
                     let name_label = escape(&standby.name);
                     let value = of(standby);
-                    let _ = writeln!(self.0, "{name}{{shard=\"{}\",standby=\"{name_label}\"}} {value}", shard.shard);
+                    let _ = writeln!(
+                        self.0,
+                        "{name}{{shard=\"{}\",standby=\"{name_label}\"}} {value}",
+                        shard.shard
+                    );
                 }
             }
         }
@@ -238,7 +255,9 @@ fn page(status: &Status) -> String {
             marks.applied
         );
         if !shard.node.standbys.is_empty() {
-            page.push_str("<table><tr><th>standby<th>state<th>written<th>flushed<th>applied<th>lag, bytes</tr>");
+            page.push_str(
+                "<table><tr><th>standby<th>state<th>written<th>flushed<th>applied<th>lag, bytes</tr>",
+            );
             for standby in &shard.node.standbys {
                 let w = &standby.watermarks;
                 let _ = write!(

@@ -165,11 +165,17 @@ impl NodeOptions {
             return refuse(format!("shards: {} is not between 1 and {MAX_SHARDS}", self.shards));
         }
         if self.standbys.len() > MAX_STANDBYS {
-            return refuse(format!("standbys: {} are named, at most {MAX_STANDBYS} can be", self.standbys.len()));
+            return refuse(format!(
+                "standbys: {} are named, at most {MAX_STANDBYS} can be",
+                self.standbys.len()
+            ));
         }
         for (at, standby) in self.standbys.iter().enumerate() {
             if standby.name.is_empty() || standby.name.len() > MAX_NAME_BYTES {
-                return refuse(format!("standbys: '{}' is no name of 1 to {MAX_NAME_BYTES} bytes", standby.name));
+                return refuse(format!(
+                    "standbys: '{}' is no name of 1 to {MAX_NAME_BYTES} bytes",
+                    standby.name
+                ));
             }
             if standby.name == self.name {
                 return refuse(format!("standbys: '{}' is this node's own name", standby.name));
@@ -177,11 +183,17 @@ impl NodeOptions {
             if self.standbys[..at].iter().any(|other| other.name == standby.name) {
                 return refuse(format!("standbys: '{}' is named twice", standby.name));
             }
-            if !standby.address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+            if !standby
+                .address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            {
                 return refuse(format!("standbys: '{}' is no host:port", standby.address));
             }
         }
-        if !self.arena_bytes.is_power_of_two() || !(MIN_ARENA_BYTES..=MAX_ARENA_BYTES).contains(&self.arena_bytes) {
+        if !self.arena_bytes.is_power_of_two()
+            || !(MIN_ARENA_BYTES..=MAX_ARENA_BYTES).contains(&self.arena_bytes)
+        {
             return refuse(format!(
                 "arena_bytes: {} is not a power of two from {MIN_ARENA_BYTES} to {MAX_ARENA_BYTES}",
                 self.arena_bytes

@@ -1,5 +1,7 @@
 //! A primary and standbys over loopback, each with its own folder on the disk.
 
+#![allow(unreachable_pub, reason = "helpers are shared by several test programs")]
+
 mod common;
 
 use std::time::Duration;
@@ -113,7 +115,11 @@ fn streams_through_rolls_and_stays_identical() {
     for _ in 0..600 {
         drop(log.append(&payload, Level::Off, None).unwrap());
     }
-    let end = log.append(b"last", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap().end;
+    let ticket = log.append(b"last", Level::On, None).unwrap();
+    let end = ticket.end();
+    ticket.wait_timeout(LIMIT).unwrap_or_else(|error| {
+        panic!("{error}: {:?} {:?}", group.primary.status(), group.standbys[0].status())
+    });
     assert!(end > Lsn(32 << 20));
     group.finish(end);
 }

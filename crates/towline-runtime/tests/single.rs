@@ -1,5 +1,7 @@
 //! One process: append, flush, acknowledge, restart.
 
+#![allow(unreachable_pub, reason = "helpers are shared by several test programs")]
+
 mod common;
 
 use common::*;

@@ -12,7 +12,7 @@ use towline_runtime::storage::{self, LogReader};
 use towline_runtime::{Handle, Host, NodeOptions, PeerAddress, Role, RunningNode, Status};
 
 /// Far longer than anything here takes on an idle machine.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// The host under test: `thread` (default) or `glommio`.
 pub fn host() -> Host {

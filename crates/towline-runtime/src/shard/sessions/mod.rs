@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
 use towline_core::format::Frame;
-use towline_core::node::{Input, Source};
+use towline_core::node::{Event, Input, Source};
 use towline_core::types::{Lsn, PeerIndex, SessionId, Span};
 use towline_uring::{Completion, RingFd};
 
@@ -372,6 +372,8 @@ impl Session {
         // Already gone on the other side: then the operations have ended by themselves.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         if told {
+            let text = format!("session {}: {why}", self.id.0);
+            core.events.say(&Event::Note { text });
             let input =
                 Input::Disconnected { session: self.id, error: why.to_owned(), jitter: rand::random() };
             core.brain.handle(input);

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use towline_core::format::{Frame, encode_frame};
+use towline_core::format::{BatchHeader, Frame, encode_frame};
 use towline_core::node::Source;
 use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
 use towline_core::types::{Geometry, Lsn, Span};
@@ -23,6 +23,10 @@ pub(crate) struct Outgoing {
     in_flight: Option<InFlight>,
     /// The next item to leave is the last.
     closing: bool,
+    /// Log bytes have left up to here.
+    log_sent: Lsn,
+    /// The batch that the last of them belong to ends here: frames go only between batches.
+    batch_end: Lsn,
     catch_up: Option<CatchUp>,
     /// When the operation in flight began.
     pub(crate) since_ns: u64,
@@ -137,7 +141,7 @@ impl Outgoing {
     /// What ends the connection.
     pub(crate) fn drive(&mut self, port: &mut Port<'_>, fd: RingFd, id: u64, tag: Tag) -> Result<(), String> {
         self.read_ahead(port, id)?;
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || !self.put_batch_first() {
             return Ok(());
         }
         match self.items.front() {
@@ -149,26 +153,50 @@ impl Outgoing {
             Some(Item::Log { span, from, source: Source::Arena }) => {
                 let rest = Span::new(*from, Lsn(span.end.0.min(from.0 + MAX_SEND_BYTES)));
                 let range = rest.start.0..rest.end.0;
+                let bytes =
+                    port.ring.arena().bytes(range.clone()).ok_or("log bytes to be sent are in use")?;
+                let batch_end = batch_end(self.batch_end, rest.start, bytes)?;
                 let sent = if port.zero_copy {
                     port.ring.send_zc(fd, range, false, tag.pack())
                 } else {
                     port.ring.send(fd, range, false, tag.pack())
                 };
                 match sent {
-                    Ok(()) => self.begin(InFlight::Arena(rest), port.now_ns),
+                    Ok(()) => {
+                        (self.log_sent, self.batch_end) = (rest.end, batch_end);
+                        self.begin(InFlight::Arena(rest), port.now_ns);
+                    }
                     Err(RingError::TooManyInFlight) => {}
                     Err(error) => return Err(error.to_string()),
                 }
                 Ok(())
             }
-            Some(Item::Log { source: Source::Segments, .. }) => {
+            Some(Item::Log { from, source: Source::Segments, .. }) => {
+                let from = *from;
                 let ready = self.catch_up.as_mut().and_then(|catch_up| catch_up.ready.take());
                 let Some((buf, len)) = ready else { return Ok(()) };
+                self.batch_end = batch_end(self.batch_end, from, &buf[..len])?;
+                self.log_sent = from.plus(len as u64);
                 port.ring.send_buf(fd, buf, 0..len, tag.pack()).map_err(|error| error.to_string())?;
                 self.begin(InFlight::Buffer { len }, port.now_ns);
                 // The other buffer is read while this one is sent.
                 self.read_ahead(port, id)
             }
+        }
+    }
+
+    /// In the middle of a batch its rest goes before any frame. False when that has not been queued yet.
+    fn put_batch_first(&mut self) -> bool {
+        if self.log_sent >= self.batch_end || !matches!(self.items.front(), Some(Item::Frames(_))) {
+            return true;
+        }
+        let log = self.items.iter().position(|item| matches!(item, Item::Log { .. }));
+        match log.and_then(|at| self.items.remove(at)) {
+            Some(log) => {
+                self.items.push_front(log);
+                true
+            }
+            None => false,
         }
     }
 
@@ -283,6 +311,20 @@ impl Outgoing {
         self.catch_up_bytes += read as u64;
         Ok(())
     }
+}
+
+/// Where the batch ends that the last of `bytes` belong to, when the one before them ended at `known`.
+fn batch_end(known: Lsn, start: Lsn, bytes: &[u8]) -> Result<Lsn, String> {
+    let end = start.plus(bytes.len() as u64);
+    // A roll is followed by the next segment's first batch.
+    let mut at = known.max(start);
+    while at < end {
+        let header = &bytes[at.bytes_since(start) as usize..];
+        let (header, _) =
+            BatchHeader::decode_any(header).map_err(|error| format!("batch at {at}: {error}"))?;
+        at = header.stored().end;
+    }
+    Ok(at)
 }
 
 /// Frames that may wait for one peer.
