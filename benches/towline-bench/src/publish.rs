@@ -206,6 +206,10 @@ fn note(measured: &Measured, spec: &PointSpec) -> Option<String> {
             recorder.lag_ns.value_at_quantile(0.5) / 1000
         ));
     }
+    if recorder.offered > 0 && !recorder.took_it() {
+        let (acked, offered) = (recorder.acked, recorder.offered);
+        notes.push(format!("overload: {acked} of {offered} appends were acknowledged in the measured time"));
+    }
     if recorder.indeterminate > 0 {
         let reason = recorder.reason.as_deref().unwrap_or("no reason given");
         notes.push(format!("{} appends ended as indeterminate ({reason})", recorder.indeterminate));
