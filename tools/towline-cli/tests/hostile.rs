@@ -83,7 +83,7 @@ fn a_standby_of_another_log_refuses_and_keeps_its_own() {
     first.stop();
     let second = NodePlan::primary(folder.join("second")).ships_to(&a).start();
     second.append("local", &["stranger".to_owned()]);
-    second.wait_said("another log");
+    second.wait_said("this node holds log");
     assert_eq!(a.tail_unsafe(), numbered(0..10), "its own log is untouched");
     second.stop();
     a.stop();

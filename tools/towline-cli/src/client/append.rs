@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, ErrorKind, Read, Write};
+use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::time::Duration;
 
 use clap::Args;
-use towline::client::{Client, ClientOptions, Committed, Outcome as Ended};
+use towline::client::{Client, ClientError, ClientOptions, Committed, Outcome as Ended};
 use towline::{Level, Window};
 use towline_core::types::limits::MAX_RECORD_BYTES;
 
@@ -60,8 +62,7 @@ pub(crate) fn append(args: AppendArgs) -> Outcome {
         unavailable: false,
         unknown: 0,
     };
-    let mut input = io::stdin().lock();
-    let read = run.feed(&mut input, &args);
+    let read = run.feed(&read_ahead(args.length_prefixed)?, &args);
     // What was sent is waited for, and printed, whatever ended the input.
     let drained = run.drain(0);
     run.acks.flush()?;
@@ -96,30 +97,47 @@ struct Run<W: Write> {
 }
 
 impl<W: Write> Run<W> {
-    fn feed(&mut self, input: &mut impl BufRead, args: &AppendArgs) -> Outcome {
+    /// Sends what the input gives and prints what ends, whichever comes first: a slow input does not hold back
+    /// acknowledgements, and a slow node does not hold more of the input than may be outstanding.
+    fn feed(&mut self, input: &Receiver<Result<Vec<u8>, Failure>>, args: &AppendArgs) -> Outcome {
         let mut group: Vec<Vec<u8>> = Vec::new();
         loop {
-            let mut record = Vec::new();
-            let more = if args.length_prefixed {
-                read_prefixed(input, &mut record)?
-            } else {
-                read_line(input, &mut record)?
+            let next = match input.try_recv() {
+                Ok(next) => Some(next?),
+                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Empty) => {
+                    self.client.flush()?;
+                    self.acks.flush()?;
+                    if self.client.outstanding() == 0 {
+                        input.recv().ok().transpose()?
+                    } else {
+                        self.take_within(LOOK)?;
+                        continue;
+                    }
+                }
             };
-            if more {
-                group.push(record);
-            }
+            let more = next.is_some();
+            group.extend(next);
             if group.len() == usize::from(args.atomic) || (!more && !group.is_empty()) {
                 self.drain(usize::from(args.outstanding) - 1)?;
                 let payloads: Vec<&[u8]> = group.iter().map(Vec::as_slice).collect();
                 let request = self.client.submit(&payloads, args.level, args.window)?;
                 self.next.get_or_insert(request);
-                self.client.flush()?;
                 group.clear();
                 self.take_ready()?;
             }
             if !more {
                 return Ok(());
             }
+        }
+    }
+
+    /// Prints what ends within `time`.
+    fn take_within(&mut self, time: Duration) -> Outcome {
+        match self.client.recv_timeout(time) {
+            Ok(completion) => Ok(self.ended(completion.request, completion.outcome)?),
+            Err(ClientError::Timeout(_)) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -180,6 +198,37 @@ fn print_ack(to: &mut impl Write, committed: &Committed) -> io::Result<()> {
 fn one_line(text: &str) -> String {
     text.replace(['\n', '\r'], " ")
 }
+
+/// Reads standard input on a thread of its own, a few records ahead. The channel ends with the input.
+fn read_ahead(length_prefixed: bool) -> io::Result<Receiver<Result<Vec<u8>, Failure>>> {
+    let (sender, receiver) = sync_channel(READ_AHEAD);
+    std::thread::Builder::new().name("input".to_owned()).spawn(move || {
+        let mut input = io::stdin().lock();
+        loop {
+            let mut record = Vec::new();
+            let read = if length_prefixed {
+                read_prefixed(&mut input, &mut record)
+            } else {
+                read_line(&mut input, &mut record)
+            };
+            let next = match read {
+                Ok(true) => Ok(record),
+                Ok(false) => return,
+                Err(failure) => Err(failure),
+            };
+            let failed = next.is_err();
+            if sender.send(next).is_err() || failed {
+                return;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Records read ahead of what is sent; each may be as long as a record can be.
+const READ_AHEAD: usize = 16;
+/// How long a waiting append looks at the node before it looks at the input again.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A line without its end; false at the end of the input.
 fn read_line(input: &mut impl BufRead, record: &mut Vec<u8>) -> Result<bool, Failure> {

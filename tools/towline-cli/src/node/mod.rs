@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use towline::{NodeOptions, Role, StartError};
-use towline_runtime::RunningNode;
+use towline::{AppliedBatch, Apply, ApplyError, Lsn, NodeOptions, Role, StartError};
+use towline_runtime::{ApplyFactory, RunningNode};
 
 use self::flags::{NodeFlags, Plan, PrimaryFlags, StandbyFlags, plan_primary, plan_standby, role_name};
 use crate::exit::{Code, Failure, Outcome};
@@ -92,7 +92,7 @@ fn serve(plan: Plan) -> Outcome {
     }));
     // Before the start: a signal that comes while the log is recovered must not be lost.
     let stops = stops(until_input_ends)?;
-    let node = RunningNode::start(options, None).map_err(start_failure)?;
+    let node = RunningNode::start(options, (role == Role::Standby).then(discard)).map_err(start_failure)?;
     if role == Role::Primary {
         // A new log, and one without a sync rule, takes appends in an instant; one that waits for its standbys is
         // ready to be asked about it.
@@ -119,6 +119,22 @@ fn serve(plan: Plan) -> Outcome {
     Ok(())
 }
 
+/// The application of a standby that has none: records are read back and handed over, and nothing is made of them,
+/// so that `remote_apply` means and costs what it does for a real one.
+struct Discard;
+
+impl Apply for Discard {
+    fn apply(&mut self, _batch: &AppliedBatch<'_>) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn reset(&mut self, _from: Lsn) {}
+}
+
+fn discard() -> ApplyFactory {
+    Box::new(|_shard| Box::new(Discard))
+}
+
 /// Trims for an application that is not there.
 struct Trimmer {
     retain_bytes: u64,
@@ -129,9 +145,9 @@ impl Trimmer {
     fn turn(&mut self, node: &RunningNode) {
         for (shard, trimmed) in self.trimmed.iter_mut().enumerate() {
             let Some(handle) = node.handle(shard as u16) else { continue };
-            let below = handle.snapshot().flushed.lsn.bytes_since(towline::Lsn(self.retain_bytes));
+            let below = handle.snapshot().flushed.lsn.bytes_since(Lsn(self.retain_bytes));
             // A trim is a meta write: not for every block.
-            if below > *trimmed + self.retain_bytes / 8 && handle.trim(towline::Lsn(below)).is_ok() {
+            if below > *trimmed + self.retain_bytes / 8 && handle.trim(Lsn(below)).is_ok() {
                 *trimmed = below;
             }
         }
