@@ -127,6 +127,15 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // Asked first: a node that is killed leaves its shared-memory arena behind, for the next start in its directory.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.signal(Signal::CONT);
+            let _ = self.signal(Signal::TERM);
+            let deadline = Instant::now() + LEAVE_LIMIT;
+            while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
         forget(self.child.id());
@@ -168,6 +177,8 @@ pub(crate) fn last_lines(path: &Path) -> String {
 
 /// A new directory is measured first, which takes a second on a slow disk many.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// For a node whose measurement has failed.
+const LEAVE_LIMIT: Duration = Duration::from_secs(3);
 /// A clean end flushes and seals everything accepted.
 const END_LIMIT: Duration = Duration::from_secs(30);
 
