@@ -2,6 +2,8 @@
 
 // Each test file uses its own part.
 #![allow(dead_code, unreachable_pub)]
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used, clippy::new_without_default)]
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Write};
