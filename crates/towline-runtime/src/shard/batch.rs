@@ -32,6 +32,8 @@ pub(crate) struct Batches {
     /// When the open batch was last seen empty.
     seen_empty_ns: u64,
     pub(crate) sealed: u64,
+    /// Tickets given to the node.
+    pub(crate) handed_over: u64,
 }
 
 struct ToOpen {
@@ -69,6 +71,7 @@ impl Batches {
             position,
             seen_empty_ns: 0,
             sealed: 0,
+            handed_over: 0,
         }
     }
 
@@ -293,6 +296,7 @@ impl Batches {
         }
         hand_over(with, body_start, end, self.position, &self.tickets[..in_batch]);
         self.tickets.drain(..in_batch);
+        self.handed_over += in_batch as u64;
         self.position.records += u64::from(summary.records);
         self.position.payload_bytes += summary.payload_bytes;
         self.sealed += 1;

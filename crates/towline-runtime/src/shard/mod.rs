@@ -60,6 +60,9 @@ pub(crate) struct Shard {
     hold_limit_ns: u64,
     spin_ns: u64,
     last_active_ns: u64,
+    usual_gap_ns: u64,
+    /// When the earliest timer in the ring is due.
+    timer_ns: Option<u64>,
     node_stopped: bool,
     stop_asked_ns: Option<u64>,
     ended: Option<Result<(), String>>,

@@ -177,6 +177,8 @@ impl ShardSeed {
             hold_limit_ns: options.hold_limit.as_nanos() as u64,
             spin_ns: options.spin.as_nanos() as u64,
             last_active_ns: core.now_ns,
+            usual_gap_ns: 1_000_000_000,
+            timer_ns: None,
             node_stopped: false,
             stop_asked_ns: None,
             ended: None,

@@ -38,9 +38,12 @@ impl Shard {
             }
         };
         self.core.now_ns = now_ns();
-        if ready > 0 || self.has_outside_work() || self.has_own_work() {
-            self.last_active_ns = self.core.now_ns;
-            self.work();
+        let brought = self.has_outside_work();
+        if ready > 0 || brought || self.has_own_work() {
+            let moved = self.work();
+            if moved || brought {
+                self.note_activity();
+            }
         }
         self.pace()
     }
@@ -70,10 +73,9 @@ impl Shard {
     pub(crate) fn begin_sleep(&mut self, limit: Duration) -> bool {
         let wake = self.core.shared.wake.clone();
         wake.park();
-        // The limit is an operation of the ring: its completion signals the eventfd.
-        let timer = self.core.ring.timeout(limit, Tag::Timer.pack());
+        let timed = self.set_timer(limit);
         let ready = self.core.ring.submit_and_wait(Wait::Poll);
-        if timer.is_ok() && ready.is_ok_and(|ready| ready == 0) && !self.has_outside_work() {
+        if timed && ready.is_ok_and(|ready| ready == 0) && !self.has_outside_work() {
             return true;
         }
         self.end_sleep();
@@ -82,8 +84,18 @@ impl Shard {
 
     pub(crate) fn end_sleep(&mut self) {
         self.core.shared.wake.unpark();
-        // One timer at a time: the next sleep has its own limit.
-        let _ = self.core.ring.cancel(Tag::Timer.pack());
+    }
+
+    /// The limit is an operation of the ring: its completion signals the eventfd. One that is due early enough
+    /// already serves this sleep too.
+    fn set_timer(&mut self, limit: Duration) -> bool {
+        let due_ns = self.core.now_ns + limit.as_nanos() as u64;
+        if self.timer_ns.is_some_and(|set_ns| set_ns <= due_ns + TIMER_SLACK_NS) {
+            return true;
+        }
+        let set = self.core.ring.timeout(limit, Tag::Timer.pack()).is_ok();
+        self.timer_ns = set.then_some(due_ns).or(self.timer_ns);
+        set
     }
 
     fn ring_failed(&mut self, error: &RingError) {
@@ -107,12 +119,14 @@ impl Shard {
             || self.next_deadline_ns().is_some_and(|deadline| deadline <= self.core.now_ns)
     }
 
-    fn work(&mut self) {
+    /// One turn; whether a completion was more than a timer's.
+    fn work(&mut self) -> bool {
         self.counters.turns += 1;
         let now_ns = self.core.now_ns;
+        let mut moved = false;
         self.core.brain.handle(Input::Tick { now_ns });
         while let Some(completion) = self.core.ring.next_completion() {
-            self.complete(completion);
+            moved |= self.complete(completion);
         }
         self.take_answers();
         while let Some(command) = self.core.shared.next_command() {
@@ -135,9 +149,17 @@ impl Shard {
         self.drive_outputs();
         self.publish();
         self.drive_stop();
+        moved
     }
 
-    fn complete(&mut self, completion: Completion) {
+    /// How long to spin follows from how long the shard was idle between its last events.
+    fn note_activity(&mut self) {
+        let gap_ns = self.core.now_ns.saturating_sub(self.last_active_ns).min(LONGEST_SLEEP_NS);
+        self.usual_gap_ns = (7 * self.usual_gap_ns + gap_ns) / 8;
+        self.last_active_ns = self.core.now_ns;
+    }
+
+    fn complete(&mut self, completion: Completion) -> bool {
         match Tag::unpack(completion.tag) {
             Tag::Write(slot) => {
                 let geometry = self.core.geometry;
@@ -155,8 +177,13 @@ impl Shard {
             }
             tag @ (Tag::ClientRecv(_) | Tag::ClientSend(_)) => self.clients.complete(tag, completion),
             Tag::Event => self.event_armed = false,
-            Tag::Timer | Tag::Ignored => {}
+            Tag::Timer => {
+                self.timer_ns = None;
+                return false;
+            }
+            Tag::Ignored => return false,
         }
+        true
     }
 
     /// The keeper's, the flusher's and the applier's.
@@ -377,8 +404,18 @@ impl Shard {
         }
         let now_ns = self.core.now_ns;
         let idle_ns = now_ns.saturating_sub(self.last_active_ns);
-        let expects = self.writes.in_flight() > 0 || self.sessions.has_sends() || self.clients.has_sends();
-        if idle_ns < self.spin_ns || (expects && idle_ns < EXPECTING_SPIN_NS.max(self.spin_ns)) {
+        let answered = self.counters.acks + self.counters.indeterminate;
+        let expects = self.writes.in_flight() > 0
+            || self.sessions.has_sends()
+            || self.clients.has_sends()
+            || self.batches.handed_over > answered;
+        let spin_ns = match (expects, self.usual_gap_ns) {
+            _ if self.spin_ns == 0 => 0,
+            (true, _) => EXPECTING_SPIN_NS,
+            (false, gap_ns) if gap_ns < BUSY_GAP_NS => 2 * gap_ns,
+            _ => 0,
+        };
+        if idle_ns < spin_ns.max(self.spin_ns) {
             return Pace::Spin;
         }
         let until =
@@ -391,4 +428,7 @@ impl Shard {
 const RETRY_NS: u64 = 50_000;
 /// While the disk or a peer owes an answer, parking would cost more than it saves; but not for ever.
 const EXPECTING_SPIN_NS: u64 = 3_000_000;
+/// Events that come faster than this are worth spinning for.
+const BUSY_GAP_NS: u64 = 1_000_000;
+const TIMER_SLACK_NS: u64 = 1_000_000;
 const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
