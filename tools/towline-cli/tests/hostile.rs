@@ -1,5 +1,7 @@
 //! What a port has to stand: garbage, other protocols, silence, half a frame, and a standby of another log.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
 mod support;
 
 use std::io::{Read, Write};

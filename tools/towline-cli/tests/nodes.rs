@@ -74,8 +74,8 @@ fn a_killed_primary_keeps_what_it_acknowledged_and_leads_again() {
     let folder = Folder::new();
     let (primary, [a, b]) = cluster(&folder);
     let mut kept = numbered(0..200);
-    primary.append("local", &kept[..100].to_vec());
-    primary.append("on", &kept[100..].to_vec());
+    primary.append("local", &kept[..100]);
+    primary.append("on", &kept[100..]);
     let primary = primary.kill().start();
     primary.wait_leading();
     let more = numbered(200..300);
@@ -261,7 +261,9 @@ fn an_append_whose_primary_dies_does_not_claim_success() {
     appender.wait_acks(1);
     let plan = node.kill();
     // Some are sent into the void; how many depends on when the client notices.
-    (1..50).for_each(|number| drop(appender.send(&format!("record {number}"))));
+    for number in 1..50 {
+        appender.send(&format!("record {number}"));
+    }
     let (code, acks) = appender.finish();
     assert_eq!(code, Some(4));
     assert!(acks[1..].iter().all(|ack| ack.starts_with("indeterminate")), "{acks:?}");
