@@ -2,6 +2,8 @@
 //!
 //! What it asks of terms is answered in `adopting`, what it sends of the log is taken in `receiving`.
 
+use std::collections::VecDeque;
+
 use super::adopting::FetchService;
 use super::receiving::{Offer, Source, SourceKind};
 use super::shipping::{SILENT_HEARTBEATS, VERSIONS};
@@ -9,6 +11,8 @@ use super::{Event, Node, Output, note};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use crate::types::{Geometry, LogId, Lsn, Position, SessionId, Span, StandbyWatermarks, Term};
 
+/// Batch ends remembered while they wait to count as applied; of more, the oldest are skipped.
+const MAX_TO_PASS: usize = 1024;
 /// Sessions of other nodes at once: the leader, its successor, and strays.
 const MAX_GUESTS: usize = 8;
 
@@ -30,6 +34,8 @@ pub(super) struct Following {
     pub(super) leader_safe: Lsn,
     pub(super) applied: Position,
     pub(super) apply_told: Lsn,
+    /// Ends of batches that a node without an application will count as applied.
+    to_pass: VecDeque<Position>,
     pub(super) reported: Option<(StandbyWatermarks, Lsn)>,
     /// Segments whose files are being made, with the leader's salts.
     pub(super) asked_segments: Vec<(u64, u32)>,
@@ -49,7 +55,7 @@ pub(super) struct Guest {
 }
 
 impl Following {
-    pub(super) fn new(end: Lsn, leader_flushed: Lsn) -> Following {
+    pub(super) fn new(end: Position, leader_flushed: Lsn) -> Following {
         Following {
             guests: Vec::new(),
             source: None,
@@ -57,11 +63,12 @@ impl Following {
             condemned: None,
             truncating: false,
             adopting_log: false,
-            permitted: end,
+            permitted: end.lsn,
             leader_flushed,
             leader_safe: Lsn(0),
             applied: Position::default(),
             apply_told: Lsn(0),
+            to_pass: VecDeque::from([end]),
             reported: None,
             asked_segments: Vec::new(),
         }
@@ -101,9 +108,25 @@ impl Following {
         self.reported = None;
     }
 
+    /// A batch ends here.
+    pub(super) fn passed(&mut self, end: Position) {
+        if self.to_pass.len() >= MAX_TO_PASS {
+            self.to_pass.pop_front();
+        }
+        self.to_pass.push_back(end);
+    }
+
+    /// Without an application, what one might apply is applied.
+    pub(super) fn apply_nowhere(&mut self, upto: Lsn) {
+        while let Some(position) = self.to_pass.pop_front_if(|position| position.lsn <= upto) {
+            self.applied = position;
+        }
+    }
+
     /// The log was cut: what was permitted, claimed and asked for beyond it is void.
     pub(super) fn was_cut(&mut self, end: Lsn) {
         self.starts_at(end);
+        self.to_pass.clear();
         self.leader_flushed = self.leader_flushed.min(end);
         self.leader_safe = self.leader_safe.min(end);
         self.asked_segments.clear();

@@ -272,6 +272,7 @@ impl Node {
     }
 
     pub(super) fn handle_ticket(&mut self, ticket: Ticket) {
+        self.applied_wanted |= ticket.level == Level::RemoteApply;
         let has_rule = self.gate.rule().1.is_some() || self.gate.pending_rule().is_some();
         match (&self.role, check_window(ticket.level, ticket.window, has_rule)) {
             (Role::Leading(_), Ok(())) => self.gate.ticket(ticket),
@@ -282,6 +283,7 @@ impl Node {
     }
 
     pub(super) fn handle_wait(&mut self, ticket: TicketId, lsn: Lsn, level: Level) {
+        self.applied_wanted |= level == Level::RemoteApply;
         if self.is_leading() {
             self.gate.wait(ticket, lsn, level);
         } else {
@@ -438,12 +440,13 @@ impl Node {
 
     /// The application needs nothing below; standbys hold it back up to the limit.
     pub(super) fn handle_trim(&mut self, below: Lsn) {
-        self.rules_trim(below.min(self.tail.flushed().lsn));
+        self.rules_trim(below.min(self.last_flushed_byte()));
     }
 
     fn rules_trim(&mut self, below: Lsn) {
         let farthest = Lsn(self.tail.end().lsn.0.saturating_sub(self.config.hold_bytes));
-        let held = self.slowest_standby().unwrap_or(self.tail.flushed().lsn).max(farthest);
+        let flushed = self.last_flushed_byte();
+        let held = self.slowest_standby().unwrap_or(flushed).max(farthest).min(flushed);
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         if let Some(at) = self.segments.trim(below, held)
             && !pending

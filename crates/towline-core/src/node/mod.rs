@@ -64,6 +64,8 @@ pub struct Node {
     sealed: bool,
     last_batch_ns: u64,
     stopping: bool,
+    /// Somebody has waited for `remote_apply`: every standby hears at once what it may count as applied.
+    applied_wanted: bool,
 }
 
 /// What this node is doing.
@@ -113,11 +115,12 @@ impl Node {
             gate,
             rules,
             peers,
-            following: Following::new(recovered.end.lsn, recovered.leader_flushed),
+            following: Following::new(recovered.end, recovered.leader_flushed),
             released: recovered.end.lsn,
             sealed: recovered.sealed,
             last_batch_ns: 0,
             stopping: false,
+            applied_wanted: false,
             config,
         };
         if let Some(span) = recovered.cut {

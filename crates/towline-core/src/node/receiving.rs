@@ -185,6 +185,7 @@ impl Node {
             self.out.push_back(Output::ResetApply { from: end.lsn });
         }
         self.following.apply_told = self.following.apply_told.min(end.lsn);
+        self.following.passed(end);
         self.ready_to_receive();
     }
 
@@ -250,7 +251,7 @@ impl Node {
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         // What the application has not seen yet stays.
         let applied = if self.config.applies { self.following.applied() } else { Lsn(u64::MAX) };
-        if let Some(at) = self.segments.follow_start(log_start, self.tail.flushed().lsn.min(applied))
+        if let Some(at) = self.segments.follow_start(log_start, self.last_flushed_byte().min(applied))
             && !pending
         {
             self.meta.change(|meta| {
@@ -312,6 +313,7 @@ impl Node {
         self.following.leader_flushed = self.following.leader_flushed.max(header.durable_before);
         self.sealed = header.kind == BatchKind::Seal;
         self.tail.push(header, hash);
+        self.following.passed(header.after());
     }
 
     pub(super) fn handle_applied(&mut self, position: Position) {
@@ -338,12 +340,13 @@ impl Node {
     /// As PostgreSQL: up to what is flushed here and on the leader; with `apply = safe` only what the rule has made
     /// safe, which no failover can take back.
     fn settle_apply(&mut self) {
-        if !self.config.applies {
-            return;
+        let mut upto = self.tail.flushed().lsn.min(self.following.leader_flushed());
+        if self.config.apply_safe {
+            upto = upto.min(self.following.leader_safe());
         }
-        let allowed =
-            if self.config.apply_safe { self.following.leader_safe } else { self.following.leader_flushed };
-        let upto = self.tail.flushed().lsn.min(allowed);
+        if !self.config.applies {
+            return self.following.apply_nowhere(upto);
+        }
         if upto > self.following.apply_told && !self.is_leading() {
             self.following.apply_told = upto;
             self.out.push_back(Output::Apply { upto });
@@ -359,7 +362,7 @@ impl Node {
         }
         let (session, kind) = (source.session, source.kind);
         let flushed = self.tail.flushed();
-        let written = if self.config.arena_outlives { self.tail.end() } else { flushed };
+        let written = self.written(flushed);
         let applied =
             if self.following.applied.lsn <= flushed.lsn { self.following.applied } else { flushed };
         let watermarks = StandbyWatermarks { written, flushed, applied };
@@ -375,6 +378,17 @@ impl Node {
             }
             self.out.push_back(Output::Receive { session, at: self.tail.next_batch(), credit });
         }
+    }
+
+    /// What a killed process would find again: in shared memory, in segments that are in place (their salts are
+    /// needed to take it over). It never falls within a session.
+    fn written(&self, flushed: Position) -> Position {
+        let end = self.tail.end();
+        if self.config.arena_outlives && end.lsn <= self.writable_end() {
+            return end;
+        }
+        let told = self.following.reported.map_or(flushed, |(told, _)| told.written);
+        if told.lsn > flushed.lsn { told } else { flushed }
     }
 
     /// It cannot flush any more, and says so before it goes.

@@ -91,7 +91,7 @@ impl Node {
     }
 
     /// One past the last byte of the unbroken run of segments in place.
-    fn writable_end(&self) -> Lsn {
+    pub(super) fn writable_end(&self) -> Lsn {
         let geometry = self.config.geometry;
         let mut seq = geometry.segment_of(self.tail.flushed().lsn);
         for (next, _) in self.segments.from(self.tail.flushed().lsn) {
@@ -101,6 +101,12 @@ impl Node {
             seq += 1;
         }
         geometry.segment_start(seq)
+    }
+
+    /// The last byte of the last flushed batch: the log's start never passes its segment, so that a restart finds
+    /// the counts and the hash there.
+    pub(super) fn last_flushed_byte(&self) -> Lsn {
+        Lsn(self.tail.flushed().lsn.0.saturating_sub(1))
     }
 
     pub(super) fn settle_gate(&mut self) {

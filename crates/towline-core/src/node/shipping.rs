@@ -570,8 +570,9 @@ impl Node {
         };
         let log_start = self.segments.log_start();
         let now = (flushed, safe, log_start);
+        let wanted = self.applied_wanted;
         let peer = &mut self.peers[index];
-        let due = peer.applies || peer.progress_due || peer.told.2 != log_start;
+        let due = wanted || peer.applies || peer.progress_due || peer.told.2 != log_start;
         if peer.told != now && due {
             peer.told = now;
             peer.progress_due = false;

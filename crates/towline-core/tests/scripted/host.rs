@@ -1,20 +1,23 @@
 //! One process of the scripted world: drives a node by its Inputs and Outputs, as the runtime does.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 use towline_core::format::{
-    BatchHeader, BodySeed, Frame, HelloRole, RecordKind, encode_record_header, encode_rule, payload_crc,
-    record_bytes, summarize_sealed, verify_body,
+    BatchHeader, BatchKind, BodySeed, Frame, HelloRole, RecordKind, encode_record_header, encode_rule,
+    payload_crc, record_bytes, summarize_sealed, verify_body,
 };
+use towline_core::log::Recovered;
 use towline_core::node::{
-    BatchWish, Event, Input, Node, NodeConfig, Output, SealedBatch, StartRole, Ticket, TicketOutcome,
+    BatchWish, Event, FreezeReason, Input, Node, NodeConfig, Output, SealedBatch, StartRole, Ticket,
+    TicketOutcome,
 };
 use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES};
-use towline_core::types::{Level, LogId, Lsn, SessionId, Span, TicketId, Window};
+use towline_core::types::{Level, LogId, Lsn, Meta, Position, SessionId, Span, TicketId, Window};
 
-use super::disk::{Disk, PendingWrite, Walk};
+use super::disk::{Bytes, Disk, PendingWrite};
 
 /// What travels on a connection, in order.
 #[derive(Clone)]
@@ -37,7 +40,7 @@ pub struct Host {
     pub node: Option<Node>,
     pub disk: Disk,
     /// Shared memory: survives the process, not the power.
-    pub arena: Disk,
+    pub arena: Bytes,
     pub inbox: VecDeque<Input>,
     pub wishes: Vec<Wish>,
     pub events: Vec<Event>,
@@ -48,15 +51,37 @@ pub struct Host {
     held: BTreeMap<SessionId, VecDeque<Message>>,
     segment_jobs: Vec<(u64, Option<u32>)>,
     pub halted: bool,
-    /// Inputs, with a poll before each tick: a run can be fed again.
+    /// What the running node was made of, and its inputs: with a poll before each tick they can be fed again.
+    pub born: Option<(NodeConfig, Recovered, Meta)>,
     pub trace: Vec<Input>,
+    /// Outputs as text, when `record` is set; their hash always.
+    pub record: bool,
     pub outputs: Vec<String>,
+    pub hash: u64,
     /// As reported since it was started.
     pub reported_flushed: Lsn,
     pub reported_written: Lsn,
     /// The highest it ever reported: a report may be on its way when its sender dies.
-    pub ever_flushed: Lsn,
-    pub ever_written: Lsn,
+    pub ever: [Position; 3],
+    /// The application: what it may apply, what it has, the ends of batches it can reach.
+    apply_upto: Lsn,
+    pub applied: Position,
+    ends: BTreeMap<Lsn, Position>,
+    pub apply_chance: f64,
+    /// Highest `Apply`, over all lives.
+    pub apply_told: Lsn,
+    /// No segment can be prepared.
+    pub full: bool,
+    told_full: bool,
+    pub frozen_full: u64,
+    /// Rules by version, as they went into the log.
+    pub rules: BTreeMap<u64, String>,
+    pub rule_changes: Vec<(u64, Result<u64, String>)>,
+    pub counts: BTreeMap<&'static str, u64>,
+    pub stopped: bool,
+    /// The next write, or meta write, fails.
+    pub write_fails: bool,
+    pub meta_fails: bool,
 }
 
 struct Open {
@@ -90,7 +115,7 @@ impl Host {
             config,
             node: None,
             disk,
-            arena: Disk::default(),
+            arena: Bytes::default(),
             inbox: VecDeque::new(),
             wishes: Vec::new(),
             events: Vec::new(),
@@ -100,17 +125,34 @@ impl Host {
             held: BTreeMap::new(),
             segment_jobs: Vec::new(),
             halted: false,
+            born: None,
             trace: Vec::new(),
+            record: false,
             outputs: Vec::new(),
+            hash: 0,
             reported_flushed: Lsn(0),
             reported_written: Lsn(0),
-            ever_flushed: Lsn(0),
-            ever_written: Lsn(0),
+            ever: [Position::default(); 3],
+            apply_upto: Lsn(0),
+            applied: Position::default(),
+            ends: BTreeMap::new(),
+            apply_chance: 0.5,
+            apply_told: Lsn(0),
+            full: false,
+            told_full: false,
+            frozen_full: 0,
+            rules: BTreeMap::new(),
+            rule_changes: Vec::new(),
+            counts: BTreeMap::new(),
+            stopped: false,
+            write_fails: false,
+            meta_fails: false,
         }
     }
 
     /// Starts the process on what its disk holds. A standby first takes over what shared memory has beyond it.
-    pub fn start(&mut self) -> Walk {
+    /// Returns where its log ends.
+    pub fn start(&mut self) -> Lsn {
         let geometry = self.config.geometry;
         if self.disk.segments.is_empty() && self.config.role == StartRole::Primary {
             self.disk.segments.insert(0, 7);
@@ -118,28 +160,22 @@ impl Host {
         self.config.log = self.disk.log;
         self.config.fresh =
             self.config.role == StartRole::Primary && self.disk.meta.adopted == Default::default();
-        let mut walk = self.disk.walk(geometry);
-        if self.config.role == StartRole::Standby {
-            let (disk, arena) = (&self.disk, &self.arena);
-            let from = walk.end.lsn;
-            let mut found = Walk { end: walk.end, hash: walk.hash, batches: Vec::new() };
-            found.extend(disk.log, &disk.segments, &disk.meta.history, geometry, |span| arena.get(span));
-            let spans: Vec<Span> = found.batches.iter().map(|batch| batch.header.stored()).collect();
-            for span in spans {
-                let bytes = self.arena.get(span);
-                self.disk.put(span.start, &bytes);
-            }
-            assert!(found.end.lsn >= from);
-            walk = self.disk.walk(geometry);
-        }
-        let (recovered, _) = self.disk.recover(geometry);
-        self.arena = Disk::default();
+        let arena = std::mem::take(&mut self.arena);
+        let standby = self.config.role == StartRole::Standby && self.config.arena_outlives;
+        let recovered = self.disk.open(geometry, standby.then_some(&arena));
+        let end = recovered.end.lsn;
+        self.ends =
+            self.disk.walk(geometry).batches.iter().map(|b| (b.header.end, b.header.after())).collect();
+        (self.apply_upto, self.applied) = (Lsn(0), Position::default());
+        self.born = Some((self.config.clone(), recovered.clone(), self.disk.meta.clone()));
         self.node = Some(Node::new(self.config.clone(), recovered, self.disk.meta.clone()));
         self.halted = false;
+        self.stopped = false;
         self.frozen = true;
         self.trace.clear();
         self.outputs.clear();
-        walk
+        self.drain();
+        end
     }
 
     /// The process is gone, and with it everything volatile.
@@ -150,6 +186,7 @@ impl Host {
         self.inbox.clear();
         self.held.clear();
         self.segment_jobs.clear();
+        self.told_full = false;
         self.wishes.clear();
     }
 
@@ -201,12 +238,13 @@ impl Host {
         }
         self.feed(Input::Tick { now_ns });
         self.do_segment_job(rng);
+        self.apply_some(rng);
         for input in std::mem::take(&mut self.inbox) {
             self.feed(input);
         }
         self.pump();
         self.maybe_close_batch();
-        self.drain(now_ns);
+        self.drain();
     }
 
     fn feed(&mut self, input: Input) {
@@ -220,12 +258,35 @@ impl Host {
         if self.segment_jobs.is_empty() || rng.random_bool(0.5) {
             return;
         }
+        if self.full {
+            if !self.told_full {
+                self.told_full = true;
+                let seq = self.segment_jobs[0].0;
+                self.feed(Input::SegmentFailed { seq, error: "no space left".into() });
+            }
+            return;
+        }
+        self.told_full = false;
         let (seq, salt) = self.segment_jobs.remove(0);
         let salt = salt.unwrap_or_else(|| rng.random());
         let geometry = self.config.geometry;
         self.disk.zero(Span::new(geometry.segment_start(seq), geometry.segment_end(seq)));
         self.disk.segments.insert(seq, salt);
         self.feed(Input::SegmentReady { seq, salt });
+    }
+
+    /// The application goes on by a batch now and then.
+    fn apply_some(&mut self, rng: &mut StdRng) {
+        while rng.random_bool(self.apply_chance) {
+            let next = self
+                .ends
+                .range(self.applied.lsn.plus(1)..)
+                .next()
+                .filter(|(end, _)| **end <= self.apply_upto);
+            let Some(position) = next.map(|(_, position)| *position) else { return };
+            self.applied = position;
+            self.feed(Input::Applied { position });
+        }
     }
 
     fn maybe_close_batch(&mut self) {
@@ -304,24 +365,38 @@ impl Host {
         self.frozen = false;
     }
 
-    fn drain(&mut self, now_ns: u64) {
+    fn drain(&mut self) {
         loop {
             let Some(output) = self.node.as_mut().and_then(Node::poll_output) else { return };
-            self.outputs.push(format!("{output:?}"));
-            self.carry_out(output, now_ns);
+            let text = format!("{output:?}");
+            let mut hasher = DefaultHasher::new();
+            (self.hash, &text).hash(&mut hasher);
+            self.hash = hasher.finish();
+            if self.record {
+                self.outputs.push(text);
+            }
+            self.carry_out(output);
         }
     }
 
-    fn carry_out(&mut self, output: Output, _now_ns: u64) {
+    fn carry_out(&mut self, output: Output) {
         match output {
-            Output::OpenBatch { start, limit, preamble } => self.open_at(start, limit, &preamble),
+            Output::OpenBatch { start, limit, preamble } => {
+                assert!(start.plus(BLOCK_BYTES) <= limit, "an open batch has room for its preamble");
+                self.rules.extend(preamble.iter().cloned());
+                self.open_at(start, limit, &preamble);
+            }
             Output::AppendRule { version, rule } => {
+                self.rules.insert(version, rule.clone());
                 if let Some(open) = &mut self.open {
                     push_record(&mut open.body, RecordKind::Rule, &encode_rule(version, &rule));
                     open.rule = open.rule.max(Some(version));
                 }
             }
             Output::PutHeader { header } => {
+                if header.kind == BatchKind::Roll {
+                    *self.counts.entry("rolls").or_default() += 1;
+                }
                 let salt = self.disk.segments[&self.config.geometry.segment_of(header.start)];
                 let mut block = self.arena.get(Span::new(header.start, header.start.plus(BLOCK_BYTES)));
                 if header.body_bytes == 0 {
@@ -335,10 +410,20 @@ impl Host {
                 let bytes = self.arena.get(span);
                 self.disk.pending.push(PendingWrite { span, epoch, bytes });
             }
-            Output::PrepareSegment { seq, salt } => self.segment_jobs.push((seq, salt)),
+            Output::PrepareSegment { seq, salt } => {
+                let first = self.config.geometry.first_batch(seq);
+                let end = self.node.as_ref().map_or(Lsn(0), |node| node.watermarks().end.lsn);
+                assert!(
+                    first >= end || !self.disk.segments.contains_key(&seq),
+                    "a segment in use is made anew"
+                );
+                self.disk.segments.remove(&seq);
+                self.segment_jobs.push((seq, salt));
+            }
             Output::Recycle { below } => {
                 let first = self.config.geometry.segment_of(below);
                 assert!(self.disk.meta.log_start >= below, "the meta block is durable before a segment goes");
+                *self.counts.entry("trims").or_default() += 1;
                 self.disk.segments.retain(|seq, _| *seq >= first);
                 self.disk.zero(Span::new(Lsn(0), self.config.geometry.segment_start(first)));
             }
@@ -348,6 +433,13 @@ impl Host {
             }
             Output::Truncate { to, until } => {
                 assert!(self.disk.pending.is_empty(), "nothing is in flight at a cut");
+                assert!(
+                    self.disk.meta.unfinished.iter().any(|span| span.start <= to && until <= span.end),
+                    "what is cut is recorded before"
+                );
+                *self.counts.entry("cuts").or_default() += 1;
+                self.segment_jobs.clear();
+                self.ends.retain(|end, _| *end <= to);
                 self.disk.zero(Span::new(to, until));
                 self.arena.zero(Span::new(to, until));
                 let last = self.config.geometry.segment_of(to);
@@ -356,14 +448,15 @@ impl Host {
                 assert_eq!(walk.end.lsn, to, "a cut ends at a batch");
                 self.inbox.push_back(Input::Truncated { end: walk.end, previous_hash: walk.hash });
             }
-            Output::Freeze { .. } => {
+            Output::Freeze { why } => {
+                self.frozen_full += u64::from(matches!(why, FreezeReason::Full(_)));
                 self.frozen = true;
                 self.open = None;
             }
             Output::Release { below } => {
                 let durable = self.node.as_ref().map(|node| node.watermarks().flushed.lsn);
                 assert!(Some(below) <= durable, "the arena keeps what is not flushed");
-                self.arena.zero(Span::new(Lsn(0), below));
+                self.arena.zero(Span::new(Lsn(below.0.saturating_sub(2 * self.config.arena_bytes)), below));
             }
             Output::AdoptLog { log, geometry } => {
                 self.disk.log = log;
@@ -372,19 +465,31 @@ impl Host {
             }
             Output::Dial { peer } => self.wishes.push(Wish::Dial(usize::from(peer.0))),
             Output::Frame { session, frame } => {
-                if let Frame::Report { watermarks, .. } = &frame {
+                if let Frame::Report { watermarks, term, .. } = &frame {
+                    assert_eq!(self.disk.meta.adopted, *term, "reports only in a term that is durable here");
                     self.reported_flushed = watermarks.flushed.lsn;
                     self.reported_written = watermarks.written.lsn;
-                    self.ever_flushed = self.ever_flushed.max(watermarks.flushed.lsn);
-                    self.ever_written = self.ever_written.max(watermarks.written.lsn);
+                    let marks = [watermarks.written, watermarks.flushed, watermarks.applied];
+                    for (ever, now) in self.ever.iter_mut().zip(marks) {
+                        *ever = if now.lsn > ever.lsn { now } else { *ever };
+                    }
                     assert!(watermarks.is_ordered());
+                }
+                if let Frame::Adopted { term, .. } = &frame {
+                    assert_eq!(self.disk.meta.adopted, *term, "durable before it is said");
+                }
+                if matches!(frame, Frame::Fetch { .. }) {
+                    *self.counts.entry("fetches").or_default() += 1;
                 }
                 self.wishes.push(Wish::Say(session, Message::Frame(frame)));
             }
             Output::Send { session, span, source } => {
                 let bytes = match source {
                     towline_core::node::Source::Arena => self.arena.get(span),
-                    towline_core::node::Source::Segments => self.disk.get(span),
+                    towline_core::node::Source::Segments => {
+                        *self.counts.entry("catch-ups").or_default() += 1;
+                        self.disk.get(span)
+                    }
                 };
                 self.wishes.push(Wish::Say(session, Message::Bytes(span, bytes)));
                 self.inbox.push_back(Input::Sent { session, span });
@@ -399,10 +504,20 @@ impl Host {
                 self.halted |= matches!(event, Event::Halted { .. });
                 self.events.push(event);
             }
-            Output::RuleChange { .. }
-            | Output::Apply { .. }
-            | Output::ResetApply { .. }
-            | Output::Stopped => {}
+            Output::Apply { upto } => {
+                self.apply_upto = upto;
+                self.apply_told = self.apply_told.max(upto);
+                let flushed = self.node.as_ref().map(|node| node.watermarks().flushed.lsn);
+                assert!(Some(upto) <= flushed, "a standby applies what it has flushed");
+            }
+            Output::ResetApply { from } => {
+                self.ends.retain(|end, _| *end <= from);
+                let before = self.ends.values().next_back().copied();
+                self.applied = before.unwrap_or(Position { lsn: from, ..Position::default() });
+                self.apply_upto = from;
+            }
+            Output::RuleChange { request, result } => self.rule_changes.push((request, result)),
+            Output::Stopped => self.stopped = true,
         }
     }
 
@@ -436,7 +551,14 @@ impl Host {
                         if receiving != session {
                             break;
                         }
-                        assert!(span.end <= credit, "the sender stays within the credit");
+                        // A sender keeps to the credit; a fetched tail waits in the socket.
+                        if span.end > credit {
+                            assert!(
+                                self.config.role == StartRole::Primary,
+                                "the sender stays within the credit"
+                            );
+                            break;
+                        }
                         if !self.receive(session, at, span, &bytes) {
                             break;
                         }
@@ -455,7 +577,7 @@ impl Host {
         if !self.disk.segments.contains_key(&geometry.segment_of(span.start)) {
             return false;
         }
-        put_bytes(&mut self.arena, span.start, bytes);
+        self.arena.put(span.start, bytes);
         loop {
             at = geometry.batch_place(at);
             if at.plus(BLOCK_BYTES) > span.end {
@@ -472,6 +594,7 @@ impl Host {
             let summary = verify_body(&header, &stored[BATCH_HEADER_BYTES as usize..], salt)
                 .expect("nothing corrupts here");
             let hash = BatchHeader::hash(&header.encode(salt));
+            self.ends.insert(header.end, header.after());
             self.feed(Input::Received { session, header, hash, rules: summary.rules });
             at = header.end;
         }
@@ -487,14 +610,4 @@ fn push_record(body: &mut Vec<u8>, kind: RecordKind, payload: &[u8]) {
     body.extend_from_slice(&encode_record_header(kind, payload.len() as u32, payload_crc(payload)));
     body.extend_from_slice(payload);
     body.resize(start + record_bytes(payload.len() as u64) as usize, 0);
-}
-
-/// Bytes at any place: whole sectors around them are read, changed and put back.
-fn put_bytes(arena: &mut Disk, start: Lsn, bytes: &[u8]) {
-    let first = Lsn(start.0 / 512 * 512);
-    let end = Lsn((start.0 + bytes.len() as u64).div_ceil(512) * 512);
-    let mut whole = arena.get(Span::new(first, end));
-    let offset = (start.0 - first.0) as usize;
-    whole[offset..offset + bytes.len()].copy_from_slice(bytes);
-    arena.put(first, &whole);
 }

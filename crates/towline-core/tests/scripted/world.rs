@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use towline_core::node::{Input, NodeConfig, RoleStatus, StartRole, TicketOutcome};
-use towline_core::types::{Geometry, Level, LogId, Lsn, NodeId, PeerIndex, SessionId, TicketId, Window};
+use towline_core::replication::{Members, SyncRule, Unmet};
+use towline_core::types::{
+    Geometry, Level, LogId, Lsn, NodeId, PeerIndex, Position, SessionId, TicketId, Window,
+};
 
-use super::disk::Walk;
 use super::host::{Host, Message, Wish};
 
 pub const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
@@ -24,10 +26,50 @@ pub struct Acked {
     pub window: Option<Window>,
 }
 
+#[derive(Debug)]
 struct Waiting {
     payload: Vec<u8>,
     level: Level,
+    window: Option<Window>,
     end: Lsn,
+    /// A `wait`, not an append.
+    wait: bool,
+    cancelled: bool,
+}
+
+/// What a world is made of.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub standbys: usize,
+    pub rule: Option<&'static str>,
+    pub arena_bytes: u64,
+    pub unmet: Unmet,
+    pub record_bytes: std::ops::Range<usize>,
+    pub applies: bool,
+    pub apply_safe: bool,
+    /// The first standby relays to a standby of its own.
+    pub relay: bool,
+    pub outlives: bool,
+    pub retention_bytes: u64,
+    pub hold_bytes: u64,
+}
+
+impl Setup {
+    pub fn new(standbys: usize, rule: Option<&'static str>) -> Setup {
+        Setup {
+            standbys,
+            rule,
+            arena_bytes: 64 << 20,
+            unmet: Unmet::Stall,
+            record_bytes: 8..400,
+            applies: false,
+            apply_safe: false,
+            relay: false,
+            outlives: true,
+            retention_bytes: 1 << 30,
+            hold_bytes: 1 << 30,
+        }
+    }
 }
 
 struct Link {
@@ -52,29 +94,62 @@ pub struct World {
     /// Accepted at `off`: acknowledged with their LSN.
     pub off: Vec<Acked>,
     pub waited_for_window: u64,
-    pub rule_k: usize,
+    pub windowed: u64,
+    pub degraded: u64,
+    pub by_level: [u64; 5],
+    /// Payload bytes and acceptance of every record, by its number: the fill is counted anew from them.
+    accepted: Vec<(Lsn, u64, u64)>,
+    /// What the primary ever had flushed, and made safe.
+    pub primary_flushed: Lsn,
     cut: BTreeSet<usize>,
-    pub record_bytes: usize,
+    /// Messages from the one host to the other are not carried.
+    pub deaf: BTreeSet<(usize, usize)>,
+    targets: Vec<Vec<usize>>,
+    setup: Setup,
+    pub faults: BTreeMap<&'static str, u64>,
+    next_request: u64,
+    /// Records at `off` that an earlier life of the primary accepted.
+    off_before_crash: usize,
 }
 
 impl World {
-    /// Host 0 is the primary, the others its standbys.
-    pub fn new(seed: u64, standbys: usize, rule: Option<&str>, k: usize) -> World {
-        let names: Vec<String> = (1..=standbys).map(|n| format!("s{n}")).collect();
+    pub fn new(seed: u64, standbys: usize, rule: Option<&'static str>) -> World {
+        World::with(seed, Setup::new(standbys, rule))
+    }
+
+    /// Host 0 is the primary, the others its standbys; a relayed one comes last.
+    pub fn with(seed: u64, setup: Setup) -> World {
+        let names: Vec<String> = (1..=setup.standbys).map(|n| format!("s{n}")).collect();
+        let mut targets = vec![(1..=setup.standbys).collect::<Vec<_>>()];
+        targets.extend((0..setup.standbys).map(|_| Vec::new()));
+        if setup.relay {
+            targets[1].push(setup.standbys + 1);
+            targets.push(Vec::new());
+        }
         let mut hosts = Vec::new();
-        for n in 0..=standbys {
+        for (n, feeds) in targets.iter().enumerate() {
             let primary = n == 0;
             let config = NodeConfig {
                 node: NodeId(100 + n as u64),
                 name: if primary { "p".into() } else { format!("s{n}") },
                 geometry: GEOMETRY,
                 role: if primary { StartRole::Primary } else { StartRole::Standby },
-                standbys: if primary { names.clone() } else { Vec::new() },
-                rule: if primary { rule.map(str::to_owned) } else { None },
-                arena_outlives: true,
-                heartbeat_ns: 50_000_000,
+                standbys: if primary {
+                    names.clone()
+                } else {
+                    feeds.iter().map(|to| format!("s{to}")).collect()
+                },
+                rule: if primary { setup.rule.map(str::to_owned) } else { None },
+                unmet: setup.unmet,
+                arena_bytes: setup.arena_bytes,
+                arena_outlives: setup.outlives,
+                retention_bytes: setup.retention_bytes,
+                hold_bytes: setup.hold_bytes,
+                heartbeat_ns: 2_000_000,
                 backoff_ns: (1_000_000, 10_000_000),
                 seal_after_ns: 2_000_000,
+                applies: !primary && setup.applies,
+                apply_safe: setup.apply_safe,
                 ..NodeConfig::default()
             };
             hosts.push(Host::new(n, config, if primary { LogId([9; 16]) } else { LogId::default() }));
@@ -92,13 +167,22 @@ impl World {
             indeterminate: 0,
             off: Vec::new(),
             waited_for_window: 0,
-            rule_k: k,
+            windowed: 0,
+            degraded: 0,
+            by_level: [0; 5],
+            accepted: Vec::new(),
+            primary_flushed: Lsn(0),
             cut: BTreeSet::new(),
-            record_bytes: 200,
+            deaf: BTreeSet::new(),
+            targets,
+            setup,
+            faults: BTreeMap::new(),
+            next_request: 0,
+            off_before_crash: 0,
         };
-        for n in 0..=standbys {
+        (0..world.hosts.len()).for_each(|n| {
             world.hosts[n].start();
-        }
+        });
         world
     }
 
@@ -115,6 +199,12 @@ impl World {
             let wishes = std::mem::take(&mut self.hosts[n].wishes);
             wishes.into_iter().for_each(|wish| self.grant(n, wish));
         }
+        if let Some(primary) = &self.hosts[0].node {
+            self.primary_flushed = self.primary_flushed.max(primary.watermarks().flushed.lsn);
+        }
+        for host in &self.hosts[1..] {
+            assert!(host.apply_told <= self.primary_flushed, "applied what the primary never flushed");
+        }
         self.carry_messages();
     }
 
@@ -122,6 +212,19 @@ impl World {
     fn complete_some(&mut self, n: usize) {
         let host = &mut self.hosts[n];
         if host.node.is_none() {
+            return;
+        }
+        if host.write_fails
+            && let Some(write) = host.disk.pending.first()
+        {
+            let input = Input::WriteFailed { span: write.span, error: "input/output error".into() };
+            host.inbox.push_back(input);
+            host.write_fails = false;
+            return;
+        }
+        if host.meta_fails && host.disk.pending_meta.is_some() {
+            host.inbox.push_back(Input::MetaFailed { error: "input/output error".into() });
+            host.meta_fails = false;
             return;
         }
         while !host.disk.pending.is_empty() && self.rng.random_bool(0.6) {
@@ -156,7 +259,7 @@ impl World {
     }
 
     fn dial(&mut self, n: usize, peer: usize) {
-        let listener = n + 1 + peer;
+        let listener = self.targets[n][peer];
         let jitter = self.rng.random();
         let index = PeerIndex(peer as u16);
         if self.hosts[listener].node.is_none() || self.cut.contains(&listener) {
@@ -195,7 +298,10 @@ impl World {
 
     fn carry_messages(&mut self) {
         for link in &mut self.links {
-            for (way, to) in [(0, link.listener), (1, link.dialer)] {
+            for (way, to, from) in [(0, link.listener, link.dialer), (1, link.dialer, link.listener)] {
+                if self.deaf.contains(&(from, to)) {
+                    continue;
+                }
                 while !link.queues[way].is_empty() && self.rng.random_bool(0.7) {
                     if let Some(message) = link.queues[way].pop_front() {
                         self.hosts[to].deliver(link.ends[1 - way], message);
@@ -212,18 +318,73 @@ impl World {
             return false;
         }
         self.next_record += 1;
-        let mut payload = self.next_record.to_le_bytes().to_vec();
-        payload.resize(self.record_bytes.max(8), self.next_record as u8);
+        let number = self.next_record;
+        let len = self.rng.random_range(self.setup.record_bytes.clone()).max(8);
+        let mut payload = number.to_le_bytes().to_vec();
+        payload.resize(len, number as u8);
         let id = TicketId(self.next_ticket);
         self.next_ticket += 1;
         let ticket = (level != Level::Off).then_some((id, level, window));
         let Some((lsn, end)) = self.hosts[0].append(&payload, ticket, self.now_ns) else { return false };
+        self.accepted.retain(|(at, ..)| *at < lsn);
+        self.accepted.push((lsn, payload.len() as u64, self.now_ns));
         if level == Level::Off {
+            self.by_level[0] += 1;
             self.off.push(Acked { payload, lsn, end, asked: level, achieved: level, window: None });
         } else {
-            self.waiting.insert(id, Waiting { payload, level, end });
+            self.waiting.insert(id, Waiting { payload, level, window, end, wait: false, cancelled: false });
         }
         true
+    }
+
+    /// Waits until the log as it is now is safe.
+    pub fn wait(&mut self, level: Level) {
+        let Some(node) = &self.hosts[0].node else { return };
+        let id = TicketId(self.next_ticket);
+        self.next_ticket += 1;
+        let end = node.watermarks().end.lsn;
+        let waiting = Waiting { payload: Vec::new(), level, window: None, end, wait: true, cancelled: false };
+        self.waiting.insert(id, waiting);
+        self.hosts[0].inbox.push_back(Input::Wait { ticket: id, lsn: end, level });
+    }
+
+    /// Gives up on a ticket whose batch is sealed: it must not be acknowledged any more.
+    pub fn cancel_one(&mut self) {
+        let Some(node) = &self.hosts[0].node else { return };
+        let sealed = node.watermarks().end.lsn;
+        let chosen = self.waiting.iter_mut().find(|(_, waiting)| waiting.end <= sealed && !waiting.cancelled);
+        if let Some((id, waiting)) = chosen {
+            waiting.cancelled = true;
+            self.hosts[0].inbox.push_front(Input::Cancel { ticket: *id });
+            *self.faults.entry("cancels").or_default() += 1;
+        }
+    }
+
+    pub fn set_rule(&mut self, rule: &str) {
+        self.next_request += 1;
+        let request = self.next_request;
+        self.hosts[0].inbox.push_back(Input::SetRule { request, rule: rule.into() });
+    }
+
+    pub fn trim(&mut self) {
+        let below = self.primary_flushed;
+        self.hosts[0].inbox.push_back(Input::Trim { below });
+    }
+
+    /// The k-th best of what the rule's standbys have ever reported: reports on their way count, so the primary
+    /// knows no more than this.
+    fn best_safe(&self, version: u64, stage: usize) -> Option<Position> {
+        let rule = SyncRule::parse(self.hosts[0].rules.get(&version)?).ok().flatten()?;
+        let names: Vec<String> = (1..self.hosts.len()).map(|n| format!("s{n}")).collect();
+        let mut marks: Vec<Position> = (1..=self.setup.standbys)
+            .filter(|n| match &rule.members {
+                Members::Star => true,
+                Members::List(members) => members.contains(&names[n - 1]),
+            })
+            .map(|n| self.hosts[n].ever[stage])
+            .collect();
+        marks.sort_by_key(|mark| std::cmp::Reverse(mark.lsn));
+        marks.get(usize::from(rule.k) - 1).copied()
     }
 
     fn handle_ack(&mut self, ticket: TicketId, outcome: TicketOutcome) {
@@ -232,28 +393,55 @@ impl World {
             self.indeterminate += 1;
             return;
         };
+        assert!(!waiting.cancelled, "a cancelled wait is never a success");
         assert_eq!(committed.end, waiting.end);
-        self.waited_for_window += u64::from(committed.waited_for_window);
+        let level = committed.level;
         let own = self.hosts[0].node.as_ref().map(|node| node.watermarks().flushed.lsn);
         assert!(own >= Some(committed.end), "acknowledged before the own flush");
-        if committed.window.is_none() {
-            let holds = |disk_end: Lsn| disk_end >= committed.end;
-            let standbys = &self.hosts[1..];
-            let enough = match committed.level {
-                Level::On => standbys.iter().filter(|host| holds(host.ever_flushed)).count() >= self.rule_k,
-                Level::RemoteWrite => {
-                    standbys.iter().filter(|host| holds(host.ever_written)).count() >= self.rule_k
+        let place = Level::ALL.iter().position(|known| *known == level).expect("all levels");
+        self.by_level[place] += 1;
+        if level.is_remote() && committed.window != Some(Window::Infinite) {
+            let stage = place - 2;
+            let safe = self.best_safe(committed.rule_version, stage).unwrap_or_default();
+            let behind = || self.accepted.iter().filter(|(at, ..)| *at >= safe.lsn && *at < committed.end);
+            match committed.window {
+                None => assert!(safe.lsn >= committed.end, "{level} was acknowledged without k standbys"),
+                Some(Window::Bytes(most)) => {
+                    let fill: u64 = behind().map(|(_, bytes, _)| bytes).sum();
+                    assert!(
+                        fill <= most,
+                        "fill {fill} over {most} bytes at {level}: {committed:?}, safe {safe:?}"
+                    );
                 }
-                _ => true,
-            };
-            assert!(enough, "{} was acknowledged without k standbys", committed.level);
+                Some(Window::Records(most)) => {
+                    assert!(behind().count() as u64 <= most, "over {most} records")
+                }
+                Some(Window::Micros(most)) => {
+                    let oldest = behind().map(|(.., at)| *at).min();
+                    let age = self.now_ns - oldest.unwrap_or(self.now_ns);
+                    assert!(age <= most * 1000, "oldest is {age} ns");
+                }
+                Some(Window::Infinite) => {}
+            }
+        }
+        if waiting.level.is_remote() && !level.is_remote() && waiting.window != Some(Window::Infinite) {
+            self.degraded += 1;
+            assert!(
+                self.setup.unmet != Unmet::Stall || self.best_safe(committed.rule_version, 0).is_none(),
+                "never silently asynchronous"
+            );
+        }
+        self.waited_for_window += u64::from(committed.waited_for_window);
+        self.windowed += u64::from(committed.window.is_some());
+        if waiting.wait {
+            return;
         }
         self.acked.push(Acked {
             payload: waiting.payload,
             lsn: committed.lsn,
             end: committed.end,
             asked: waiting.level,
-            achieved: committed.level,
+            achieved: level,
             window: committed.window,
         });
     }
@@ -286,22 +474,63 @@ impl World {
         }
         if n == 0 {
             self.forget_tickets();
+            self.off_before_crash = self.off.len();
         }
+        *self.faults.entry(if power { "power cuts" } else { "kills" }).or_default() += 1;
     }
 
     /// Starts a host again, and checks that it has what it had said it had.
-    pub fn restart(&mut self, n: usize, after_power_cut: bool) -> Walk {
+    pub fn restart(&mut self, n: usize, after_power_cut: bool) -> Lsn {
         let (flushed, written) = (self.hosts[n].reported_flushed, self.hosts[n].reported_written);
-        let walk = self.hosts[n].start();
+        let end = self.hosts[n].start();
         if n > 0 {
-            assert!(walk.end.lsn >= flushed, "standby {n} lost what it had reported flushed");
+            assert!(end >= flushed, "standby {n} lost what it had reported flushed");
             if !after_power_cut {
-                assert!(walk.end.lsn >= written, "standby {n} lost what it had reported written");
+                assert!(end >= written, "standby {n} lost what it had reported written");
             }
             self.hosts[n].reported_flushed = Lsn(0);
             self.hosts[n].reported_written = Lsn(0);
+        } else {
+            assert!(end >= self.primary_flushed, "the primary lost what it had flushed");
+            // What was issued before a SIGKILL may have landed; what was accepted beyond is gone.
+            self.primary_flushed = end;
+            self.accepted.retain(|(at, ..)| *at < end);
         }
-        walk
+        end
+    }
+
+    /// A clean stop: nothing accepted is lost, not even at `off`.
+    pub fn stop_cleanly(&mut self, n: usize) {
+        self.hosts[n].inbox.push_back(Input::Stop);
+        self.until("a clean stop", 4_000, |world| world.hosts[n].stopped);
+        if n == 0 {
+            assert_eq!(self.lost_off_since(self.off_before_crash), 0, "a clean stop loses nothing");
+        }
+        self.crash(n, true);
+        *self.faults.entry("clean stops").or_default() += 1;
+        let verdicts = self.hosts[n].disk.verdicts.clone();
+        self.restart(n, true);
+        if n == 0 {
+            let clean = |verdicts: &BTreeMap<&str, u64>| verdicts.get("clean end").copied().unwrap_or(0);
+            let now = &self.hosts[n].disk.verdicts;
+            assert_eq!(clean(now), clean(&verdicts) + 1, "a stopped log ends cleanly: {now:?}");
+        }
+    }
+
+    /// A standby comes back with a new disk: it is another node.
+    pub fn replace(&mut self, n: usize) {
+        self.crash(n, true);
+        let config = NodeConfig {
+            node: NodeId(self.rng.random_range(1000..u64::MAX)),
+            ..self.hosts[n].config.clone()
+        };
+        let old = std::mem::replace(&mut self.hosts[n], Host::new(n, config, LogId::default()));
+        self.hosts[n].apply_chance = old.apply_chance;
+        self.hosts[n].counts = old.counts;
+        self.hosts[n].ever = old.ever;
+        self.hosts[n].apply_told = Lsn(0);
+        self.hosts[n].start();
+        *self.faults.entry("new disks").or_default() += 1;
     }
 
     pub fn break_links(&mut self, n: usize) {
@@ -348,8 +577,11 @@ impl World {
     pub fn is_quiet(&self) -> bool {
         let Some(primary) = &self.hosts[0].node else { return false };
         let end = primary.watermarks().end.lsn;
-        self.waiting.is_empty()
-            && primary.watermarks().flushed.lsn == end
+        let has_all =
+            |host: &Host| host.node.as_ref().is_some_and(|node| node.watermarks().flushed.lsn == end);
+        self.leads()
+            && self.waiting.is_empty()
+            && self.hosts.iter().all(has_all)
             && primary.status().standbys.iter().all(|standby| standby.watermarks.flushed.lsn == end)
     }
 
@@ -360,7 +592,9 @@ impl World {
         for (place, payload) in walk.payloads().enumerate() {
             assert!(found.insert(payload.clone(), place).is_none(), "a record is in the log twice");
         }
-        let mut acked: Vec<&Acked> = self.acked.iter().filter(|acked| protects(acked)).collect();
+        // What was trimmed is gone by request.
+        let kept = |acked: &&Acked| acked.lsn >= self.hosts[0].disk.meta.log_start;
+        let mut acked: Vec<&Acked> = self.acked.iter().filter(kept).filter(|acked| protects(acked)).collect();
         acked.sort_by_key(|acked| acked.lsn);
         let mut last = None;
         for acked in acked {
@@ -374,7 +608,8 @@ impl World {
                 continue;
             }
             let end = walk.end.lsn.min(host.disk.walk(GEOMETRY).end.lsn);
-            let span = towline_core::types::Span::new(GEOMETRY.first_batch(0), end);
+            let start = self.hosts[0].disk.meta.log_start.max(host.disk.meta.log_start);
+            let span = towline_core::types::Span::new(start.max(GEOMETRY.first_batch(0)), end);
             let (own, other) = (self.hosts[0].disk.get(span), host.disk.get(span));
             if let Some(at) = own.iter().zip(&other).position(|(a, b)| a != b) {
                 let lsn = span.start.plus(at as u64);
@@ -392,8 +627,13 @@ impl World {
     }
 
     pub fn lost_off(&self) -> usize {
+        self.lost_off_since(0)
+    }
+
+    fn lost_off_since(&self, first: usize) -> usize {
         let walk = self.hosts[0].disk.walk(GEOMETRY);
         let found: BTreeSet<&Vec<u8>> = walk.payloads().collect();
-        self.off.iter().filter(|off| !found.contains(&off.payload)).count()
+        let start = self.hosts[0].disk.meta.log_start;
+        self.off[first..].iter().filter(|off| off.lsn >= start && !found.contains(&off.payload)).count()
     }
 }
