@@ -13,6 +13,7 @@ use towline_uring::{ArenaError, ArenaOwner, BatchExtent};
 
 use super::brain::Brain;
 use super::files::Files;
+use super::writes::Fault;
 use crate::handle::shared::{QueuedTicket, ShardShared};
 
 /// What the driver knows of the batches that producers fill.
@@ -134,7 +135,7 @@ impl Batches {
     ///
     /// # Errors
     /// What ended the log.
-    pub(crate) fn turn(&mut self, with: &mut Surroundings<'_>) -> Result<(), Input> {
+    pub(crate) fn turn(&mut self, with: &mut Surroundings<'_>) -> Result<(), Fault> {
         self.maybe_open(with)?;
         self.put_rules(with);
         self.raise_limit(with.arena, with.shared, with.now_ns);
@@ -152,13 +153,13 @@ impl Batches {
         Ok(())
     }
 
-    fn maybe_open(&mut self, with: &mut Surroundings<'_>) -> Result<(), Input> {
+    fn maybe_open(&mut self, with: &mut Surroundings<'_>) -> Result<(), Fault> {
         let Some(to_open) = &self.to_open else { return Ok(()) };
         if self.closed.is_some() || with.arena.open_extent().is_some() {
             return Ok(());
         }
         let start = to_open.start;
-        let preamble_bytes: u64 = to_open.preamble.iter().map(|rule| rule_bytes(rule)).sum();
+        let preamble_bytes: u64 = to_open.preamble.iter().map(rule_bytes).sum();
         let first = start.plus(BATCH_HEADER_BYTES + preamble_bytes);
         if with.arena.is_frozen() && with.arena.thaw().is_err() {
             return Ok(());
@@ -255,7 +256,7 @@ impl Batches {
     }
 
     /// Hands the sealed batch and its tickets to the node.
-    fn seal(&mut self, with: &mut Surroundings<'_>) -> Result<(), Input> {
+    fn seal(&mut self, with: &mut Surroundings<'_>) -> Result<(), Fault> {
         let (Some(extent), Some(closed)) = (with.arena.take_sealed(), self.closed.take()) else {
             return Ok(());
         };
@@ -274,7 +275,7 @@ impl Batches {
         let Some(salt) = with.files.salt(with.geometry.segment_of(start)) else {
             return Err(cannot(start, "its segment is not in place"));
         };
-        let seed = BodySeed { log: with.log, salt: salt, start };
+        let seed = BodySeed { log: with.log, salt, start };
         let summary = match summarize_sealed(body, &seed) {
             Ok(summary) => summary,
             Err(error) => return Err(cannot(start, &error.to_string())),
@@ -377,6 +378,6 @@ fn put_rule(record: &mut [u8], (version, rule): &(u64, String)) {
 }
 
 /// A batch that cannot be built is a defect of this program: the log ends here rather than go on with a gap.
-fn cannot(start: Lsn, why: &str) -> Input {
-    Input::WriteFailed { span: Span::new(start, start), error: format!("batch at {start}: {why}") }
+fn cannot(start: Lsn, why: &str) -> Fault {
+    Fault::new(Span::new(start, start), &format!("batch at {start}: {why}"))
 }

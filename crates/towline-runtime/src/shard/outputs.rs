@@ -5,23 +5,24 @@ use std::sync::atomic::Ordering;
 use towline_core::format::BatchHeader;
 use towline_core::node::{Event, FreezeReason, Input, Output, TicketOutcome};
 use towline_core::types::limits::BATCH_HEADER_BYTES;
-use towline_core::types::{Lsn, Span, TicketId, Window};
+use towline_core::types::{Geometry, LogId, Lsn, Span, TicketId, Window};
 
 use super::Shard;
 use super::clients::is_client;
+use super::writes::Fault;
 use crate::storage;
 
 impl Shard {
     /// Carries out everything the node has to say.
     pub(super) fn drive_outputs(&mut self) {
         while let Some(output) = self.core.brain.poll_output() {
-            if let Err(input) = self.carry_out(output) {
-                self.core.brain.handle(input);
+            if let Err(fault) = self.carry_out(output) {
+                self.core.brain.handle(fault.into_input());
             }
         }
     }
 
-    fn carry_out(&mut self, output: Output) -> Result<(), Input> {
+    fn carry_out(&mut self, output: Output) -> Result<(), Fault> {
         match output {
             Output::OpenBatch { start, limit, preamble } => {
                 self.sessions.stop_receiving(&mut self.core);
@@ -46,7 +47,7 @@ impl Shard {
             Output::Truncate { to, until } => self.truncate(to, until),
             Output::Freeze { why } => self.freeze(why),
             Output::Release { below } => self.release_to = self.release_to.max(below),
-            Output::AdoptLog { log, geometry } => return self.adopt_log(log, geometry),
+            Output::AdoptLog { log, geometry } => self.adopt_log(log, geometry),
             Output::Dial { peer } => self.sessions.dial(&mut self.core, peer),
             Output::Frame { session, frame } => self.sessions.push_frame(&mut self.core, session, &frame),
             Output::Send { session, span, source } => self.sessions.push_log(session, span, source),
@@ -71,27 +72,27 @@ impl Shard {
     }
 
     /// The header goes to its place, the padding becomes zeros: the bytes are now what disk and standbys get.
-    fn put_header(&mut self, header: &BatchHeader) -> Result<(), Input> {
+    fn put_header(&mut self, header: &BatchHeader) -> Result<(), Fault> {
         let stored = header.stored();
         let seq = self.core.geometry.segment_of(header.start);
         let Some(salt) = self.core.files.salt(seq) else {
-            return Err(failed(stored, &format!("segment {seq} is not in place")));
+            return Err(Fault::new(stored, &format!("segment {seq} is not in place")));
         };
         let body_end = (BATCH_HEADER_BYTES + u64::from(header.body_bytes)) as usize;
         let arena = self.core.ring.arena_mut();
         let Some(bytes) = arena.bytes_mut(stored.start.0..stored.end.0) else {
-            return Err(failed(stored, "the place of its header is in use"));
+            return Err(Fault::new(stored, "the place of its header is in use"));
         };
         bytes[..BATCH_HEADER_BYTES as usize].copy_from_slice(&header.encode(salt));
         bytes[body_end..].fill(0);
         if let Err(error) = arena.publish(stored.end.0) {
-            return Err(failed(stored, &error.to_string()));
+            return Err(Fault::new(stored, &error.to_string()));
         }
         self.batches.set_position(header.after());
         Ok(())
     }
 
-    fn write(&mut self, span: Span, epoch: u64) -> Result<(), Input> {
+    fn write(&mut self, span: Span, epoch: u64) -> Result<(), Fault> {
         let geometry = self.core.geometry;
         self.writes.begin(&mut self.core.ring, &mut self.core.files, geometry, span, epoch)
     }
@@ -120,18 +121,15 @@ impl Shard {
     }
 
     /// Once in a node's life, before it has any byte: the shard may wait for it.
-    fn adopt_log(
-        &mut self,
-        log: towline_core::types::LogId,
-        geometry: towline_core::types::Geometry,
-    ) -> Result<(), Input> {
-        match self.dir.adopt_identity(log, geometry) {
+    fn adopt_log(&mut self, log: LogId, geometry: Geometry) {
+        let input = match self.dir.adopt_identity(log, geometry) {
             Ok(()) => {
                 (self.core.log, self.core.geometry) = (log, geometry);
-                Err(Input::LogAdopted { log, geometry })
+                Input::LogAdopted { log, geometry }
             }
-            Err(error) => Err(Input::MetaFailed { error: error.to_string() }),
-        }
+            Err(error) => Input::MetaFailed { error: error.to_string() },
+        };
+        self.core.brain.handle(input);
     }
 
     fn ack(&mut self, ticket: TicketId, outcome: &TicketOutcome) {
@@ -188,8 +186,4 @@ impl Shard {
             }
         }
     }
-}
-
-pub(super) fn failed(span: Span, error: &str) -> Input {
-    Input::WriteFailed { span, error: error.to_owned() }
 }

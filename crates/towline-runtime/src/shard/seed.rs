@@ -115,7 +115,7 @@ impl ShardSeed {
             wake.notify();
         })
         .map_err(StartError::system("start the keeper's thread"))?;
-        let primitive = options.primitive.unwrap_or_else(|| Primitive::Ring(opened.calibration.primitive));
+        let primitive = options.primitive.unwrap_or(Primitive::Ring(opened.calibration.primitive));
         let writes =
             Writes::new(primitive, &shared.wake).map_err(StartError::system("start the flusher's thread"))?;
         let log_start = opened.meta.log_start.max(Lsn(SEGMENT_HEADER_BYTES));

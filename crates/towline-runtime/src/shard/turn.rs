@@ -189,8 +189,16 @@ impl Shard {
     /// The keeper's, the flusher's and the applier's.
     fn take_answers(&mut self) {
         while let Some(input) = self.answers.pop() {
-            if let Input::Truncated { end, .. } = &input {
-                self.batches.set_position(*end);
+            match &input {
+                Input::Truncated { end, .. } => self.batches.set_position(*end),
+                // Made anew, perhaps under another salt: the ring must not write to the file before it.
+                Input::SegmentReady { seq, .. } => {
+                    let made = *seq;
+                    if let Err(error) = self.core.files.release(&mut self.core.ring, |seq| seq == made) {
+                        self.ring_failed(&error);
+                    }
+                }
+                _ => {}
             }
             self.core.brain.handle(input);
         }
@@ -281,8 +289,8 @@ impl Shard {
             now_ns: core.now_ns,
             hold_limit_ns: self.hold_limit_ns,
         };
-        if let Err(input) = self.batches.turn(&mut with) {
-            core.brain.handle(input);
+        if let Err(fault) = self.batches.turn(&mut with) {
+            core.brain.handle(fault.into_input());
         }
         // Only what the node has heard of can be cancelled there.
         let unsealed = self.batches.unsealed_from(core.ring.arena());

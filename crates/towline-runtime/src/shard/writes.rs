@@ -47,7 +47,7 @@ impl Writes {
         self.slots.iter().flatten().count()
     }
 
-    /// Begins a write. An error is the input that ends the log.
+    /// Begins a write.
     pub(crate) fn begin(
         &mut self,
         ring: &mut Ring,
@@ -55,9 +55,9 @@ impl Writes {
         geometry: Geometry,
         span: Span,
         epoch: u64,
-    ) -> Result<(), Input> {
+    ) -> Result<(), Fault> {
         let Some(slot) = self.slots.iter().position(Option::is_none) else {
-            return Err(failed(span, "more writes in flight than there are slots"));
+            return Err(Fault::new(span, "more writes in flight than there are slots"));
         };
         self.slots[slot] = Some(InFlight { span, epoch, rest: span });
         self.submit(ring, files, geometry, slot)
@@ -104,7 +104,7 @@ impl Writes {
             return Some(failed(span, "the file takes no more bytes"));
         }
         write.rest = rest;
-        self.submit(ring, files, geometry, slot).err()
+        self.submit(ring, files, geometry, slot).err().map(Fault::into_input)
     }
 
     /// Flushes that the flusher's thread has ended.
@@ -132,12 +132,12 @@ impl Writes {
         files: &mut Files,
         geometry: Geometry,
         slot: usize,
-    ) -> Result<(), Input> {
+    ) -> Result<(), Fault> {
         let Some(Some(write)) = self.slots.get(slot) else { return Ok(()) };
         let (span, rest) = (write.span, write.rest);
         let fail = |slots: &mut Vec<Option<InFlight>>, why: String| {
             slots[slot] = None;
-            Err(failed(span, &why))
+            Err(Fault::new(span, &why))
         };
         let seq = geometry.segment_of(rest.start);
         if rest.end > geometry.segment_end(seq) {
@@ -160,7 +160,24 @@ impl Writes {
 }
 
 fn failed(span: Span, error: &str) -> Input {
-    Input::WriteFailed { span, error: error.to_owned() }
+    Fault::new(span, error).into_input()
+}
+
+/// What ends the log: bytes that could not be written, or not be put where they belong.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    span: Span,
+    error: String,
+}
+
+impl Fault {
+    pub(crate) fn new(span: Span, error: &str) -> Fault {
+        Fault { span, error: error.to_owned() }
+    }
+
+    pub(crate) fn into_input(self) -> Input {
+        Input::WriteFailed { span: self.span, error: self.error }
+    }
 }
 
 /// A thread that flushes files: for devices where a flush beats a write with RWF_DSYNC.

@@ -197,7 +197,7 @@ impl Sessions {
         match tag {
             Tag::Connect(id) => self.connected(core, SessionId(id), &completion),
             Tag::Send(id) => {
-                let Some(session) = self.find(SessionId(id)) else { return None };
+                let session = self.find(SessionId(id))?;
                 match session.out.sent(&completion) {
                     Ok(Some(span)) => {
                         if session.is_told() {
@@ -209,7 +209,7 @@ impl Sessions {
                 }
             }
             Tag::Read(id) => {
-                let Some(session) = self.find(SessionId(id)) else { return None };
+                let session = self.find(SessionId(id))?;
                 if let Err(why) = session.out.read(completion) {
                     session.fail(core, &why);
                 }
