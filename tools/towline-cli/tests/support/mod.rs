@@ -36,6 +36,22 @@ impl Folder {
     }
 }
 
+impl Drop for Folder {
+    /// A killed standby leaves its arena in shared memory, where its next start would take it over; there is none.
+    fn drop(&mut self) {
+        let entries =
+            |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        for shard in entries(self.path()).flat_map(|node| entries(&node).collect::<Vec<_>>()) {
+            let identity = std::fs::read_to_string(shard.join("identity")).unwrap_or_default();
+            let value =
+                |key: &str| identity.lines().find_map(|line| line.strip_prefix(key)).map(str::to_owned);
+            if let (Some(node), Some(number)) = (value("node = "), value("shard = ")) {
+                let _ = std::fs::remove_file(format!("/dev/shm/towline-{node}-{number}"));
+            }
+        }
+    }
+}
+
 /// How a node is started. The sizes are small, so that a suite of nodes fits an ordinary machine, and nothing is
 /// calibrated, so that a start takes milliseconds.
 #[derive(Clone)]
