@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use towline_core::types::Level;
 use towline_core::types::limits::SEGMENT_BYTES;
+use towline_uring::primitive::Primitive;
 
 /// Sizes of the primary's log.
 #[derive(Clone, Copy, Debug)]
@@ -27,15 +28,18 @@ pub(crate) struct NodeSizes {
     pub(crate) prepare_segments: u32,
     /// Through the page cache.
     pub(crate) buffered: bool,
+    /// The way and depth of flushing, raced once for the whole run: nodes that each ran a short race of their own
+    /// could come to different answers, and points would not be comparable.
+    pub(crate) durability: Option<(Primitive, usize)>,
 }
 
 impl NodeSizes {
     /// What most experiments need: room for a standby that is late for a few seconds.
-    pub(crate) fn usual(dir: &Path, buffered: bool) -> Self {
+    pub(crate) fn usual(dir: &Path, buffered: bool, durability: Option<(Primitive, usize)>) -> Self {
         // A fifth each for the primary and up to three standbys, and something left.
         let fifth = free_bytes(dir).unwrap_or(u64::MAX) / 5;
         let retention_bytes = (8 << 30).min(fifth).max(4 * SEGMENT_BYTES);
-        Self { retention_bytes, hold_bytes: retention_bytes, prepare_segments: 8, buffered }
+        Self { retention_bytes, hold_bytes: retention_bytes, prepare_segments: 8, buffered, durability }
     }
 }
 
@@ -204,6 +208,10 @@ fn start_standby(
     flag("host", experiment.host.as_str().into());
     flag("retention-bytes", sizes.retention_bytes.to_string());
     flag("prepare-segments", sizes.prepare_segments.to_string());
+    if let Some((primitive, depth)) = sizes.durability {
+        flag("primitive", primitive.name().into());
+        flag("flush-depth", depth.to_string());
+    }
     if sizes.buffered {
         flag("buffered", "true".into());
     }

@@ -320,6 +320,8 @@ fn embedded(
             options.hold_bytes = sizes.hold_bytes;
             options.prepare_segments = sizes.prepare_segments;
             options.buffered = sizes.buffered;
+            options.primitive = sizes.durability.map(|(primitive, _)| primitive);
+            options.flush_depth = sizes.durability.map(|(_, depth)| depth);
         })
         .open(dir)
         .map_err(|error| BenchError::failed("the primary cannot start", error))?;
@@ -343,6 +345,10 @@ fn socket(
     flag("retention-bytes", sizes.retention_bytes.to_string());
     flag("hold-bytes", sizes.hold_bytes.to_string());
     flag("prepare-segments", sizes.prepare_segments.to_string());
+    if let Some((primitive, depth)) = sizes.durability {
+        flag("primitive", primitive.name().into());
+        flag("flush-depth", depth.to_string());
+    }
     if sizes.buffered {
         flag("buffered", "true".into());
     }

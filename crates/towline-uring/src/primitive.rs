@@ -64,7 +64,8 @@ pub struct PrimitiveResult {
 pub struct Race {
     /// All primitives at depth 1, then DSYNC at growing depths.
     pub results: Vec<PrimitiveResult>,
-    /// The lowest median at depth 1; DSYNC wins ties within 5 %, because it needs no worker thread.
+    /// The lowest median at depth 1. DSYNC wins unless another beats it by a fifth: the others need a worker
+    /// thread for each flush, and a device that prefers them does so by a factor of two.
     pub best: Primitive,
     /// Flushes worth keeping in flight: doubling them gains less than a fifth, or the limit of 8.
     pub flush_depth: u32,
@@ -119,7 +120,7 @@ impl PrimitiveResult {
 fn fastest(results: &[PrimitiveResult]) -> Primitive {
     let dsync = Primitive::ALL[0];
     let handicap = |result: &PrimitiveResult| {
-        let share = if result.primitive == dsync { 100 } else { 105 };
+        let share = if result.primitive == dsync { 100 } else { 125 };
         result.p50_ns.saturating_mul(share)
     };
     results
@@ -160,7 +161,7 @@ mod tests {
             per_s: 0.0,
             samples: 1,
         };
-        assert_eq!(fastest(&[at(0, 100), at(1, 97), at(2, 99)]), Primitive::ALL[0]);
+        assert_eq!(fastest(&[at(0, 100), at(1, 85), at(2, 99)]), Primitive::ALL[0]);
         assert_eq!(fastest(&[at(0, 400), at(1, 170), at(2, 180)]), Primitive::ALL[1]);
         assert_eq!(fastest(&[]), Primitive::ALL[0]);
         for primitive in Primitive::ALL {

@@ -71,7 +71,7 @@ impl Recorder {
         self.latency_ns.saturating_record(nanos(now - since));
         self.achieved[committed.level as usize] += 1;
         if committed.window.is_some() {
-            self.fill_bytes.saturating_record(committed.fill_bytes.max(1));
+            self.fill_bytes.saturating_record(committed.fill_bytes);
             self.waited_for_window += u64::from(committed.waited_for_window);
         }
         if let Some(Window::Bytes(window_bytes)) = committed.window {

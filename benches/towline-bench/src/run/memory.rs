@@ -23,7 +23,7 @@ impl Session {
         for repetition in 0..experiment.repetitions {
             self.go_on()?;
             self.say(Session::label(experiment, 0, "starting the cluster"));
-            let usual = NodeSizes::usual(self.data_dir(), self.buffered);
+            let usual = NodeSizes::usual(self.data_dir(), self.buffered, self.flushing);
             let sizes = NodeSizes { hold_bytes: experiment.hold_bytes.unwrap_or(usual.hold_bytes), ..usual };
             let dir = self.next_cluster_dir();
             let mut cluster = Cluster::start(experiment, 0, &sizes, &dir, self.allocations)?;

@@ -91,6 +91,7 @@ impl Session {
             hold_bytes: bytes + 8 * SEGMENT_BYTES,
             prepare_segments: (bytes / SEGMENT_BYTES) as u32 + 1,
             buffered: self.buffered,
+            durability: self.flushing,
         })
     }
 

@@ -16,7 +16,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use towline_report::schema::{Floors, FloorsOfRepetition, PrimitiveRace};
-use towline_uring::{FileMode, floor, primitive};
+use towline_uring::primitive::{self, Primitive};
+use towline_uring::{FileMode, floor};
 
 /// One run in progress.
 pub(crate) struct Session {
@@ -27,7 +28,9 @@ pub(crate) struct Session {
     pub(super) facts: Facts,
     pub(super) notes: Vec<String>,
     pub(super) primitives: Vec<PrimitiveRace>,
-    /// Primitive and flush depth, as the first primary says.
+    /// Primitive and flush depth of every node of this run.
+    pub(super) flushing: Option<(Primitive, usize)>,
+    /// The same, as the first primary says.
     pub(super) durability: Option<(String, u32)>,
     data: DataDir,
     bed: Bed,
@@ -97,6 +100,7 @@ impl Session {
             facts: Facts::default(),
             notes: Vec::new(),
             primitives: Vec::new(),
+            flushing: None,
             durability: None,
             bed: Bed::new(&data.path, options.buffered, FLOOR_TIME),
             data,
@@ -148,6 +152,7 @@ impl Session {
                 chosen: result.primitive == race.best && result.depth == 1,
             })
             .collect();
+        self.flushing = Some((race.best, race.flush_depth as usize));
         let first = self.bed.measure(true)?;
         self.floors.push((None, first));
         Ok(())
