@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::format::{BatchHeader, Committed, Frame};
+use crate::format::{BatchHeader, Frame};
+use crate::replication::{Ticket, TicketOutcome};
 use crate::types::{
     Geometry, Level, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, TermHistory, TicketId,
-    Window,
 };
 
 /// Something that happened in the world.
@@ -210,29 +210,6 @@ pub struct SealedBatch {
     pub closed: bool,
 }
 
-/// A waiting append.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Ticket {
-    /// The driver's name for it.
-    pub id: TicketId,
-    /// LSN of its first record header.
-    pub lsn: Lsn,
-    /// One past its last byte.
-    pub end: Lsn,
-    /// Data records in the log up to its end.
-    pub records_through: u64,
-    /// Payload bytes in the log up to its end.
-    pub payload_through: u64,
-    /// Its own payload bytes.
-    pub payload_bytes: u64,
-    /// The level asked for; never `off`, which the driver acknowledges itself.
-    pub level: Level,
-    /// The window asked for.
-    pub window: Option<Window>,
-    /// When it was accepted.
-    pub accepted_ns: u64,
-}
-
 /// Where the bytes of a send come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Source {
@@ -406,17 +383,6 @@ pub enum FreezeReason {
     Full(String),
     /// Stopping.
     Stopping,
-}
-
-/// How a ticket ended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum TicketOutcome {
-    /// Acknowledged.
-    Committed(Committed),
-    /// Neither success nor "not written".
-    Indeterminate(String),
-    /// Refused; nothing depends on it (only for `Wait`).
-    Refused(String),
 }
 
 /// What an operator should know. `Display` is the log line.

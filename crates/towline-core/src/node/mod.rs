@@ -23,8 +23,9 @@ mod settle;
 mod shipping;
 mod status;
 
+pub use crate::replication::{Ticket, TicketOutcome};
 pub use config::{NodeConfig, StartRole};
-pub use io::{BatchWish, Event, FreezeReason, Input, Output, SealedBatch, Source, Ticket, TicketOutcome};
+pub use io::{BatchWish, Event, FreezeReason, Input, Output, SealedBatch, Source};
 pub use status::{NodeStatus, NodeWatermarks, PeerStatus, RoleStatus};
 
 use std::collections::VecDeque;

@@ -7,7 +7,9 @@ pub mod gate;
 pub mod progress;
 pub mod single_leader;
 pub mod sync_rule;
+mod ticket;
 
 pub use gate::{CommitGate, GateError, GateOutput, GateStatus, Stage, Unmet, check_window};
 pub use progress::{Progress, ReportEffect, ReportError};
 pub use sync_rule::{Members, Method, RuleError, SyncRule};
+pub use ticket::{Ticket, TicketOutcome};

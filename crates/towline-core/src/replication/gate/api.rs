@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::super::sync_rule::RuleError;
-use crate::node::TicketOutcome;
+use crate::replication::TicketOutcome;
 use crate::types::limits::{MAX_RULE_ERAS, MAX_STANDBYS};
 use crate::types::{Level, Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, TicketId, Window};
 

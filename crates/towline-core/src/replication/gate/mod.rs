@@ -27,7 +27,7 @@ use self::exposure::Exposure;
 use self::queues::{Entry, OwnQueues, Slab, Waiting};
 use self::standbys::Standbys;
 use super::sync_rule::SyncRule;
-use crate::node::{Ticket, TicketOutcome};
+use crate::replication::{Ticket, TicketOutcome};
 use crate::types::limits::{MAX_RULE_ERAS, MAX_TICKETS};
 use crate::types::{Level, Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, TicketId, Window};
 

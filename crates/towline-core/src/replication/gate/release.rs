@@ -5,7 +5,7 @@ use super::exposure::Oldest;
 use super::queues::{Entry, Waiting};
 use super::{CommitGate, GateOutput, Stage, Unmet};
 use crate::format::Committed;
-use crate::node::TicketOutcome;
+use crate::replication::TicketOutcome;
 use crate::types::{Level, Window};
 
 /// Why a ticket is released.
