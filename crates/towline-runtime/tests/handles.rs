@@ -1,5 +1,5 @@
 //! What a handle offers beside plain appends.
-#![allow(unreachable_pub, reason = "helpers are shared by several test programs")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program with helpers of its own")]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! One process: append, flush, acknowledge, restart.
 
-#![allow(unreachable_pub, reason = "helpers are shared by several test programs")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program with helpers of its own")]
 
 mod common;
 

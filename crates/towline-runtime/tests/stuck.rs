@@ -1,6 +1,6 @@
 //! A standby that takes no bytes, behind a proxy that can be stopped: appends go on, memory stays flat, and it
 //! catches up afterwards.
-#![allow(unreachable_pub, reason = "helpers are shared by several test programs")]
+#![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program with helpers of its own")]
 
 mod common;
 
