@@ -4,6 +4,7 @@
 
 #[path = "scripted"]
 mod scripted {
+    mod claims;
     pub mod disk;
     pub mod host;
     pub mod world;

@@ -179,7 +179,10 @@ impl Node {
         }
         // Every turn comes by here: nothing is allocated unless a session ends.
         for session in silent {
-            self.close(session, &format!("the other side has been silent for {SILENT_HEARTBEATS} heartbeats"));
+            self.close(
+                session,
+                &format!("the other side has been silent for {SILENT_HEARTBEATS} heartbeats"),
+            );
         }
     }
 

@@ -74,14 +74,18 @@ impl Node {
         }
     }
 
-    /// A welcome may already say that this node must not lead.
-    pub(super) fn check_welcome_while_restarting(&mut self, welcome: &Welcome) -> bool {
-        let Role::Restarting(restart) = &self.role else { return true };
-        let claimed_here = self.meta.get().history.owner(Lsn(welcome.leader_flushed.0.saturating_sub(1)));
-        if welcome.leader_flushed > restart.end.flushed
-            && claimed_here.is_some_and(|term| term.node == self.config.node)
-        {
-            let own = restart.end.flushed;
+    /// A welcome may say that this node must not lead: a standby remembers what this node claimed to have flushed,
+    /// in an earlier term, beyond where its log ended when it came back.
+    pub(super) fn may_go_on_after(&mut self, welcome: &Welcome) -> bool {
+        let (own, current) = match &self.role {
+            Role::Restarting(restart) => (restart.end.flushed, None),
+            Role::Leading(leading) => (leading.start, Some(leading.term)),
+            _ => return true,
+        };
+        let claimed = Lsn(welcome.leader_flushed.0.saturating_sub(1));
+        let claimant = welcome.history.owner(claimed).or_else(|| self.meta.get().history.owner(claimed));
+        let is_own = claimant.is_some_and(|term| term.node == self.config.node && Some(term) != current);
+        if welcome.leader_flushed > own && is_own && !self.config.alone {
             self.halt(&format!(
                 "this node had reported {} as flushed, and its log now ends at {own}: it has lost durable data and must not lead; \
                  start it as a standby of a node that has them",
@@ -89,6 +93,7 @@ impl Node {
             ));
             return false;
         }
+        let Role::Restarting(restart) = &self.role else { return true };
         if welcome.adopted > restart.candidacy.term() {
             self.meet_higher_term(welcome.adopted);
             return false;

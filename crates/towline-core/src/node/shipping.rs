@@ -284,7 +284,7 @@ impl Node {
         peer.node = Some(welcome.node);
         peer.applies = welcome.applies;
         peer.link = Link::Known(session);
-        if !self.check_welcome_while_restarting(&welcome) {
+        if !self.may_go_on_after(&welcome) {
             return;
         }
         let own = self.meta.get().adopted;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
-use towline_core::format::{BatchHeader, BodySummary, RecordKind, SegmentHeader, verify_body, walk_headers};
+use towline_core::format::{BatchHeader, RecordKind, SegmentHeader, verify_body, walk_headers};
 use towline_core::log::Recovered;
 use towline_core::log::recovery::{Scan, ScanInput, SegmentFile, SegmentSource, SourceError, Verdict, scan};
 use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, SEGMENT_HEADER_BYTES};
@@ -92,7 +92,6 @@ pub struct PendingWrite {
 #[derive(Clone)]
 pub struct Batch {
     pub header: BatchHeader,
-    pub summary: BodySummary,
     pub payloads: Vec<Vec<u8>>,
 }
 
@@ -255,7 +254,9 @@ impl Walk {
             let Ok(header) = BatchHeader::decode(&block, log, *salt, geometry) else { return };
             let stored = bytes(header.stored());
             let body = &stored[BATCH_HEADER_BYTES as usize..];
-            let Ok(summary) = verify_body(&header, body, *salt) else { return };
+            if verify_body(&header, body, *salt).is_err() {
+                return;
+            }
             let first = self.batches.is_empty() && self.hash == 0;
             // Nobody counts here: the first batch of a trimmed log says what lay before it.
             if header.start != at
@@ -271,7 +272,7 @@ impl Walk {
                 .collect();
             self.hash = BatchHeader::hash(&header.encode(*salt));
             self.end = header.after();
-            self.batches.push(Batch { header, summary, payloads });
+            self.batches.push(Batch { header, payloads });
         }
     }
 

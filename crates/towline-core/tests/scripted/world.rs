@@ -20,10 +20,8 @@ const TURN_NS: u64 = 50_000;
 pub struct Acked {
     pub payload: Vec<u8>,
     pub lsn: Lsn,
-    pub end: Lsn,
     pub asked: Level,
     pub achieved: Level,
-    pub window: Option<Window>,
 }
 
 #[derive(Debug)]
@@ -101,7 +99,6 @@ pub struct World {
     accepted: Vec<(Lsn, u64, u64)>,
     /// What the primary ever had flushed, and made safe.
     pub primary_flushed: Lsn,
-    cut: BTreeSet<usize>,
     /// Messages from the one host to the other are not carried.
     pub deaf: BTreeSet<(usize, usize)>,
     targets: Vec<Vec<usize>>,
@@ -113,10 +110,6 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, standbys: usize, rule: Option<&'static str>) -> World {
-        World::with(seed, Setup::new(standbys, rule))
-    }
-
     /// Host 0 is the primary, the others its standbys; a relayed one comes last.
     pub fn with(seed: u64, setup: Setup) -> World {
         let names: Vec<String> = (1..=setup.standbys).map(|n| format!("s{n}")).collect();
@@ -172,7 +165,6 @@ impl World {
             by_level: [0; 5],
             accepted: Vec::new(),
             primary_flushed: Lsn(0),
-            cut: BTreeSet::new(),
             deaf: BTreeSet::new(),
             targets,
             setup,
@@ -184,10 +176,6 @@ impl World {
             world.hosts[n].start();
         });
         world
-    }
-
-    pub fn turns(&mut self, turns: usize) {
-        (0..turns).for_each(|_| self.turn());
     }
 
     pub fn turn(&mut self) {
@@ -262,7 +250,7 @@ impl World {
         let listener = self.targets[n][peer];
         let jitter = self.rng.random();
         let index = PeerIndex(peer as u16);
-        if self.hosts[listener].node.is_none() || self.cut.contains(&listener) {
+        if self.hosts[listener].node.is_none() {
             self.hosts[n].inbox.push_back(Input::DialFailed { peer: index, error: "refused".into(), jitter });
             return;
         }
@@ -330,7 +318,7 @@ impl World {
         self.accepted.push((lsn, payload.len() as u64, self.now_ns));
         if level == Level::Off {
             self.by_level[0] += 1;
-            self.off.push(Acked { payload, lsn, end, asked: level, achieved: level, window: None });
+            self.off.push(Acked { payload, lsn, asked: level, achieved: level });
         } else {
             self.waiting.insert(id, Waiting { payload, level, window, end, wait: false, cancelled: false });
         }
@@ -439,10 +427,8 @@ impl World {
         self.acked.push(Acked {
             payload: waiting.payload,
             lsn: committed.lsn,
-            end: committed.end,
             asked: waiting.level,
             achieved: level,
-            window: committed.window,
         });
     }
 
@@ -450,10 +436,6 @@ impl World {
     fn forget_tickets(&mut self) {
         self.indeterminate += self.waiting.len() as u64;
         self.waiting.clear();
-    }
-
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
     }
 
     // --- faults
@@ -537,15 +519,6 @@ impl World {
         while let Some(index) = self.links.iter().position(|link| link.dialer == n || link.listener == n) {
             self.break_link(index);
         }
-    }
-
-    pub fn cut_off(&mut self, n: usize) {
-        self.cut.insert(n);
-        self.break_links(n);
-    }
-
-    pub fn reconnect(&mut self, n: usize) {
-        self.cut.remove(&n);
     }
 
     // --- checks

@@ -1,0 +1,463 @@
+//! One claim per test: a single node, told by hand what the others say.
+
+use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
+use towline_core::log::Recovered;
+use towline_core::node::{Event, Input, Node, NodeConfig, Output, RoleStatus, StartRole};
+use towline_core::types::{
+    LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory,
+    TermStart,
+};
+
+use super::world::GEOMETRY;
+
+const LOG: LogId = LogId([9; 16]);
+const START: Lsn = Lsn(8192);
+
+fn term(number: u64, node: u64) -> Term {
+    Term { number, node: NodeId(node) }
+}
+
+fn history(entries: &[(Term, u64)]) -> TermHistory {
+    let entries: Vec<TermStart> =
+        entries.iter().map(|(term, start)| TermStart { term: *term, start: Lsn(*start) }).collect();
+    TermHistory::from_entries(&entries).expect("they rise")
+}
+
+fn at(lsn: u64) -> Position {
+    Position { lsn: Lsn(lsn), ..Position::default() }
+}
+
+/// A node whose meta writes are durable at once, unless `slow_meta` holds them back.
+struct Probe {
+    node: Node,
+    slow_meta: bool,
+    meta: Meta,
+    out: Vec<Output>,
+}
+
+impl Probe {
+    fn new(config: NodeConfig, end: Position, hash: u64, rule: Option<(u64, String)>, meta: Meta) -> Probe {
+        let recovered =
+            Recovered { end, previous_hash: hash, rule, segments: vec![(0, 7)], ..Recovered::default() };
+        let node = Node::new(config, recovered, meta.clone());
+        let mut probe = Probe { node, slow_meta: false, meta, out: Vec::new() };
+        probe.poll();
+        probe
+    }
+
+    /// A standby of node 100 whose log of term 1 ends at `end`.
+    fn standby(end: u64) -> Probe {
+        let config = NodeConfig {
+            node: NodeId(1),
+            log: LOG,
+            geometry: GEOMETRY,
+            name: "s1".into(),
+            ..NodeConfig::default()
+        };
+        let meta =
+            Meta { adopted: term(1, 100), history: history(&[(term(1, 100), START.0)]), ..Meta::default() };
+        let hash = if end > START.0 { 77 } else { 0 };
+        Probe::new(config, at(end), hash, None, meta)
+    }
+
+    /// A restarted primary, node 100, that led term 1; its log ends at `end`.
+    fn primary(standbys: usize, rule: Option<&str>, end: u64) -> Probe {
+        let config = NodeConfig {
+            node: NodeId(100),
+            log: LOG,
+            geometry: GEOMETRY,
+            name: "p".into(),
+            role: StartRole::Primary,
+            standbys: (1..=standbys).map(|n| format!("s{n}")).collect(),
+            ..NodeConfig::default()
+        };
+        let meta = Meta {
+            adopted: term(1, 100),
+            led: Some(term(1, 100)),
+            history: history(&[(term(1, 100), START.0)]),
+            ..Meta::default()
+        };
+        Probe::new(config, at(end), 77, rule.map(|rule| (1, rule.to_owned())), meta)
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.out.clear();
+        self.node.handle(input);
+        self.poll();
+        self.out.clone()
+    }
+
+    fn poll(&mut self) {
+        while let Some(output) = self.node.poll_output() {
+            if let Output::WriteMeta { meta } = &output {
+                self.meta = meta.clone();
+                if !self.slow_meta {
+                    self.node.handle(Input::MetaWritten { sequence: meta.sequence });
+                }
+            }
+            self.out.push(output);
+        }
+    }
+
+    fn frame(&mut self, session: u64, frame: Frame) -> Vec<Output> {
+        self.feed(Input::Frame { session: SessionId(session), frame })
+    }
+
+    fn hello(&mut self, session: u64, node: u64) -> Vec<Output> {
+        self.feed(Input::Accepted { session: SessionId(session) });
+        let hello = Hello {
+            versions: (1, 1),
+            role: HelloRole::Upstream,
+            shard: 0,
+            log: LOG,
+            geometry: GEOMETRY,
+            node: NodeId(node),
+            name: format!("n{node}"),
+            nonce: session,
+            adopted: term(1, 100),
+            end: LogEnd::default(),
+        };
+        self.frame(session, Frame::Hello(hello))
+    }
+
+    fn stream(&mut self, session: u64, of: Term, history: TermHistory, log_end: u64) -> Vec<Output> {
+        self.frame(session, Frame::Stream { term: of, history, log_start: START, log_end: Lsn(log_end) })
+    }
+
+    /// A batch of one block at `start`.
+    fn receive(&mut self, session: u64, of: Term, start: u64, previous_hash: u64) -> Vec<Output> {
+        let header = BatchHeader {
+            kind: BatchKind::Data,
+            log: LOG,
+            term: of,
+            start: Lsn(start),
+            end: Lsn(start + 4096),
+            body_bytes: 0,
+            records: 0,
+            payload_bytes: 0,
+            records_before: 0,
+            payload_before: 0,
+            durable_before: Lsn(0),
+            previous_hash,
+            body_crc: 0,
+        };
+        self.feed(Input::Received { session: SessionId(session), header, hash: start, rules: Vec::new() })
+    }
+
+    fn welcome(&mut self, peer: u16, adopted: Term, end: LogEnd, leader_flushed: u64) -> Vec<Output> {
+        let session = SessionId(u64::from(peer));
+        self.feed(Input::Connected { peer: PeerIndex(peer), session, nonce: 0 });
+        let welcome = Welcome {
+            version: 1,
+            log: LOG,
+            node: NodeId(1 + u64::from(peer)),
+            name: format!("s{}", peer + 1),
+            incarnation: 0,
+            adopted,
+            end,
+            log_start: START,
+            history: OLD(),
+            leader_flushed: Lsn(leader_flushed),
+            applies: false,
+        };
+        self.frame(u64::from(peer), Frame::Welcome(welcome))
+    }
+
+    fn adopted(&mut self, peer: u16, previous: Term) -> Vec<Output> {
+        let term = self.meta.adopted;
+        self.frame(u64::from(peer), Frame::Adopted { term, previous, end: LogEnd::default() })
+    }
+
+    fn leads(&self) -> bool {
+        matches!(self.node.status().role, RoleStatus::Primary(_))
+    }
+}
+
+fn has(outputs: &[Output], wanted: impl Fn(&Output) -> bool) -> bool {
+    outputs.iter().any(wanted)
+}
+
+fn written(outputs: &[Output]) -> (Span, u64) {
+    let write = outputs.iter().find_map(|output| match output {
+        Output::Write { span, epoch } => Some((*span, *epoch)),
+        _ => None,
+    });
+    write.expect("it is written")
+}
+
+fn says_adopted(outputs: &[Output]) -> bool {
+    has(outputs, |output| matches!(output, Output::Frame { frame: Frame::Adopted { .. }, .. }))
+}
+
+fn refused(outputs: &[Output], with: RefusalCode) -> bool {
+    has(
+        outputs,
+        |output| matches!(output, Output::Frame { frame: Frame::Refused { code, .. }, .. } if *code == with),
+    )
+}
+
+fn halted(outputs: &[Output]) -> bool {
+    has(outputs, |output| matches!(output, Output::Event(Event::Halted { .. })))
+}
+
+fn end_of(last_term: Term, flushed: u64) -> LogEnd {
+    LogEnd { last_term, flushed: Lsn(flushed) }
+}
+
+const OLD: fn() -> TermHistory = || history(&[(term(1, 100), START.0)]);
+
+#[test]
+fn of_two_terms_with_one_number_only_the_higher_node_streams() {
+    let mut standby = Probe::standby(START.0);
+    standby.hello(1, 100);
+    standby.hello(2, 101);
+    let end = end_of(term(1, 100), START.0);
+    standby.frame(1, Frame::Adopt { term: term(2, 100), end });
+    assert_eq!(standby.meta.adopted, term(2, 100));
+    assert!(says_adopted(&standby.frame(2, Frame::Adopt { term: term(2, 101), end })));
+    assert_eq!(standby.meta.adopted, term(2, 101));
+    let entry = history(&[(term(1, 100), START.0), (term(2, 100), START.0)]);
+    assert!(refused(&standby.stream(1, term(2, 100), entry, START.0), RefusalCode::StaleTerm));
+}
+
+#[test]
+fn an_adoption_waits_for_the_flush_of_what_was_received() {
+    let mut standby = Probe::standby(START.0);
+    standby.hello(1, 100);
+    standby.stream(1, term(1, 100), OLD(), START.0 + 8192);
+    let outputs = standby.receive(1, term(1, 100), START.0, 0);
+    let (span, epoch) = written(&outputs);
+    standby.hello(2, 101);
+    let behind = standby.frame(2, Frame::Adopt { term: term(2, 101), end: end_of(term(1, 100), START.0) });
+    assert!(!says_adopted(&behind), "bytes in flight make this log longer");
+    assert_eq!(standby.meta.adopted, term(1, 100));
+    let outputs = standby.feed(Input::Flushed { span, epoch });
+    let is_not_adopted = |output: &Output| matches!(output, Output::Frame { frame: Frame::NotAdopted { end, .. }, .. } if end.flushed == span.end);
+    assert!(has(&outputs, is_not_adopted), "and now it is ahead");
+    let longer = end_of(term(1, 100), span.end.0);
+    assert!(says_adopted(&standby.frame(2, Frame::Adopt { term: term(2, 101), end: longer })));
+}
+
+#[test]
+fn an_adoption_is_said_only_when_it_is_durable_to_whomever_asks() {
+    let mut standby = Probe::standby(START.0);
+    standby.hello(1, 100);
+    standby.slow_meta = true;
+    let adopt = Frame::Adopt { term: term(2, 100), end: end_of(term(1, 100), START.0) };
+    assert!(!says_adopted(&standby.frame(1, adopt.clone())));
+    standby.hello(2, 100);
+    assert!(!says_adopted(&standby.frame(2, adopt)), "asked again, it is no more durable than before");
+    let sequence = standby.meta.sequence;
+    standby.slow_meta = false;
+    assert!(says_adopted(&standby.feed(Input::MetaWritten { sequence })));
+}
+
+#[test]
+fn a_batch_that_does_not_follow_halts() {
+    let mut standby = Probe::standby(START.0 + 4096);
+    standby.hello(1, 100);
+    standby.stream(1, term(1, 100), OLD(), START.0 + 8192);
+    assert!(halted(&standby.receive(1, term(1, 100), START.0 + 4096, 78)));
+}
+
+#[test]
+fn a_batch_of_a_term_that_does_not_own_its_place_ends_the_session() {
+    let mut standby = Probe::standby(START.0 + 4096);
+    standby.hello(1, 100);
+    standby.stream(1, term(1, 100), OLD(), START.0 + 8192);
+    let outputs = standby.receive(1, term(0, 100), START.0 + 4096, 77);
+    assert!(has(&outputs, |output| matches!(output, Output::Close { .. })) && !halted(&outputs));
+}
+
+#[test]
+fn a_newer_session_of_a_node_ends_its_older_one() {
+    let mut standby = Probe::standby(START.0);
+    standby.hello(1, 100);
+    standby.stream(1, term(1, 100), OLD(), START.0);
+    let outputs = standby.hello(2, 100);
+    assert!(has(&outputs, |output| matches!(output, Output::Close { session: SessionId(1), .. })));
+    assert!(
+        standby.receive(1, term(1, 100), START.0, 0).is_empty(),
+        "what the older one still sends is not taken"
+    );
+    assert_eq!(standby.node.watermarks().end.lsn, START);
+}
+
+#[test]
+fn a_standby_too_far_behind_is_told_to_resync() {
+    let mut standby = Probe::standby(START.0 + 4096);
+    standby.hello(1, 100);
+    let log_start = GEOMETRY.first_batch(1);
+    let frame =
+        Frame::Stream { term: term(1, 100), history: OLD(), log_start, log_end: log_start.plus(4096) };
+    assert!(refused(&standby.frame(1, frame), RefusalCode::Resync));
+}
+
+#[test]
+fn a_cut_is_recorded_with_the_history_that_asks_for_it_and_a_late_write_marks_nothing() {
+    let mut standby = Probe::standby(START.0);
+    standby.hello(1, 100);
+    standby.stream(1, term(1, 100), OLD(), START.0);
+    let outputs = standby.receive(1, term(1, 100), START.0, 0);
+    let (first, old) = written(&outputs);
+    standby.feed(Input::Flushed { span: first, epoch: old });
+    let end = end_of(term(1, 100), START.0 + 4096);
+    standby.hello(2, 101);
+    standby.frame(2, Frame::Adopt { term: term(2, 101), end });
+    let forked = history(&[(term(1, 100), START.0), (term(2, 101), START.0)]);
+    let outputs = standby.stream(2, term(2, 101), forked.clone(), START.0);
+    let recorded = outputs.iter().position(|output| {
+        matches!(output, Output::WriteMeta { meta } if meta.history == forked
+            && meta.reported <= START && meta.unfinished.iter().any(|span| span.start <= START))
+    });
+    let cut = outputs.iter().position(|output| matches!(output, Output::Truncate { to, .. } if *to == START));
+    assert!(recorded.is_some() && recorded < cut, "{outputs:?}");
+    assert!(!has(&outputs, |output| matches!(output, Output::Frame { frame: Frame::Report { .. }, .. })));
+    standby.feed(Input::Truncated { end: at(START.0), previous_hash: 0 });
+    let outputs = standby.receive(2, term(2, 101), START.0, 0);
+    let (again, epoch) = written(&outputs);
+    assert_eq!(again, first);
+    standby.feed(Input::Flushed { span: first, epoch: old });
+    assert_eq!(standby.node.watermarks().flushed.lsn, START, "a completion of the old epoch");
+    standby.feed(Input::Flushed { span: first, epoch });
+    assert_eq!(standby.node.watermarks().flushed.lsn, first.end);
+}
+
+#[test]
+fn a_condemned_tail_is_no_log_end() {
+    let mut standby = Probe::standby(START.0 + 8192);
+    standby.hello(2, 101);
+    standby.frame(2, Frame::Adopt { term: term(2, 101), end: end_of(term(2, 101), START.0 + 4096) });
+    let forked = history(&[(term(1, 100), START.0), (term(2, 101), START.0 + 4096)]);
+    standby.stream(2, term(2, 101), forked, START.0 + 4096);
+    let outputs = standby.hello(3, 102);
+    let honest = |output: &Output| matches!(output, Output::Frame { frame: Frame::Welcome(welcome), .. } if welcome.end.flushed == Lsn(START.0 + 4096));
+    assert!(has(&outputs, honest), "{outputs:?}");
+}
+
+#[test]
+fn with_no_rule_a_restart_needs_nobody() {
+    assert!(Probe::primary(2, None, START.0).leads());
+}
+
+#[test]
+fn a_restart_needs_a_quorum_or_k_that_followed_its_last_term() {
+    let rule = Some("ANY 1 (s1, s2, s3)");
+    let end = end_of(term(1, 100), START.0);
+    let mut primary = Probe::primary(3, rule, START.0);
+    assert!(!primary.leads());
+    primary.welcome(0, term(1, 100), end, 0);
+    primary.adopted(0, term(0, 5));
+    assert!(!primary.leads(), "k acknowledgements alone prove nothing");
+    primary.adopted(0, term(0, 5));
+    assert!(!primary.leads(), "one node counts once");
+    primary.welcome(1, term(1, 100), end, 0);
+    primary.adopted(1, term(0, 5));
+    assert!(primary.leads(), "n - k + 1 nodes have adopted");
+    let mut primary = Probe::primary(3, rule, START.0);
+    primary.welcome(0, term(1, 100), end, 0);
+    primary.adopted(0, term(1, 100));
+    assert!(primary.leads(), "k standbys last followed this very term");
+}
+
+#[test]
+fn a_primary_that_lost_what_it_had_flushed_must_not_lead() {
+    let mut primary = Probe::primary(2, Some("ANY 1 (s1, s2)"), START.0 + 4096);
+    let outputs = primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0 + 8192), START.0 + 8192);
+    assert!(halted(&outputs), "{outputs:?}");
+    assert!(!primary.leads());
+}
+
+#[test]
+fn a_tail_that_a_standby_holds_is_fetched_and_flushed_before_the_term_starts() {
+    let mut primary = Probe::primary(2, Some("ANY 1 (s1, s2)"), START.0 + 4096);
+    let ahead = end_of(term(1, 100), START.0 + 8192);
+    primary.welcome(0, term(1, 100), ahead, START.0 + 4096);
+    let outputs = primary.frame(0, Frame::NotAdopted { adopted: term(1, 100), end: ahead, history: OLD() });
+    assert!(has(
+        &outputs,
+        |output| matches!(output, Output::Frame { frame: Frame::Fetch { from }, .. } if from.0 == START.0 + 4096)
+    ));
+    let outputs = primary.receive(0, term(1, 100), START.0 + 4096, 77);
+    let asks = |output: &Output| matches!(output, Output::Frame { frame: Frame::Adopt { .. }, .. });
+    assert!(!has(&primary.frame(0, Frame::FetchEnd { end: ahead.flushed }), asks), "not flushed yet");
+    let (span, epoch) = written(&outputs);
+    assert!(has(&primary.feed(Input::Flushed { span, epoch }), asks));
+    primary.adopted(0, term(1, 100));
+    assert!(primary.leads());
+    let start = primary.meta.history.last().map(|entry| entry.start);
+    assert_eq!(start, Some(ahead.flushed), "the term starts behind the fetched tail");
+}
+
+#[test]
+fn a_term_that_was_superseded_while_it_was_recorded_does_not_lead() {
+    let mut primary = Probe::primary(2, Some("ANY 1 (s1, s2)"), START.0);
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+    primary.slow_meta = true;
+    primary.adopted(0, term(1, 100));
+    let sequence = primary.meta.sequence;
+    assert!(!primary.leads(), "its start is not durable");
+    primary.hello(9, 101);
+    primary.frame(9, Frame::Adopt { term: term(7, 101), end: end_of(term(6, 101), START.0) });
+    primary.slow_meta = false;
+    primary.feed(Input::MetaWritten { sequence });
+    assert!(!primary.leads());
+}
+
+#[test]
+fn a_primary_that_learns_late_that_it_lost_flushed_bytes_stops_leading() {
+    // n = 1, k = 1: it is a quorum by itself, and hears of its loss only when it leads.
+    let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0 + 4096);
+    assert!(primary.leads());
+    let ahead = end_of(term(1, 100), START.0 + 8192);
+    assert!(halted(&primary.welcome(0, term(1, 100), ahead, START.0 + 8192)));
+}
+
+/// A leader with standby 0 in session 0, streaming from `from`.
+fn leading(from: u64) -> Probe {
+    let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0 + 4096);
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), from), 0);
+    primary.adopted(0, term(1, 100));
+    primary.adopted(0, Term::default());
+    primary.frame(0, Frame::Ready { from: Lsn(from), previous_hash: 0 });
+    assert!(primary.leads());
+    primary
+}
+
+fn report(primary: &mut Probe, session: u64, flushed: u64) -> Vec<Output> {
+    let mark = at(flushed);
+    let watermarks = StandbyWatermarks { written: mark, flushed: mark, applied: at(0) };
+    let term = primary.meta.adopted;
+    let credit = Lsn(64 << 20);
+    primary.frame(session, Frame::Report { term, watermarks, credit, failing: false })
+}
+
+#[test]
+fn a_report_counts_only_from_the_start_of_the_leaders_term() {
+    let mut primary = leading(START.0);
+    report(&mut primary, 0, START.0);
+    assert_eq!(primary.node.status().gate.safe[1], None, "below the term's start");
+    primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });
+    report(&mut primary, 0, START.0 + 4096);
+    assert_eq!(primary.node.status().gate.safe[1].map(|safe| safe.lsn.0), Some(START.0 + 4096));
+}
+
+#[test]
+fn a_standby_that_lost_durable_data_no_longer_counts() {
+    let mut primary = leading(START.0);
+    report(&mut primary, 0, START.0);
+    primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });
+    report(&mut primary, 0, START.0 + 4096);
+    assert!(primary.node.status().gate.safe[1].is_some());
+    primary.feed(Input::Disconnected { session: SessionId(0), error: "gone".into(), jitter: 0 });
+    let adopted = primary.meta.adopted;
+    primary.welcome(0, adopted, end_of(term(1, 100), START.0), 0);
+    let outputs = primary.frame(0, Frame::Ready { from: START, previous_hash: 0 });
+    assert!(has(&outputs, |output| matches!(output, Output::Event(Event::StandbyExcluded { .. }))));
+    report(&mut primary, 0, START.0);
+    primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });
+    report(&mut primary, 0, START.0 + 4096);
+    let status = primary.node.status();
+    assert_eq!(status.gate.safe[1], None, "whatever it reports");
+    assert!(status.standbys[0].excluded && status.gate.standbys[0].excluded);
+}
