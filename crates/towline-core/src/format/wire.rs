@@ -132,8 +132,9 @@ pub fn encode_frame(frame: &Frame, out: &mut Vec<u8>) -> Result<(), TooLong> {
             return Err(TooLong { what: "a frame", len: body_bytes, limit });
         }
         let body_crc = crc_fast::crc32_iscsi(&out[start + FRAME_HEADER_BYTES..]);
-        let mut header = Vec::with_capacity(FRAME_HEADER_BYTES);
-        let mut to = Writer(&mut header);
+        // Written behind the body and moved to its place: no allocation per frame where `out` has room.
+        let behind = out.len();
+        let mut to = Writer(out);
         to.bytes(&FRAME_MAGIC);
         to.u16(WIRE_VERSION);
         to.u8(kind);
@@ -142,9 +143,10 @@ pub fn encode_frame(frame: &Frame, out: &mut Vec<u8>) -> Result<(), TooLong> {
         to.u32(body_crc);
         to.u32(payload_bytes);
         to.u32(0);
-        let crc = crc_fast::crc32_iscsi(&header);
-        Writer(&mut header).u32(crc);
-        out[start..start + FRAME_HEADER_BYTES].copy_from_slice(&header);
+        let crc = crc_fast::crc32_iscsi(&out[behind..]);
+        Writer(out).u32(crc);
+        out.copy_within(behind.., start);
+        out.truncate(behind);
         Ok(())
     });
     if result.is_err() {
