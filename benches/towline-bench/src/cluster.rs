@@ -203,6 +203,7 @@ fn start_standby(
     let mut arguments: Vec<OsString> = vec!["standby".into(), "--dir".into(), own.clone().into()];
     let mut flag = |flag: &str, value: String| arguments.push(format!("--{flag}={value}").into());
     flag("listen", "127.0.0.1:0".into());
+    flag("until-input-ends", "true".into());
     flag("name", name.into());
     flag("shards", experiment.shards.to_string());
     flag("host", experiment.host.as_str().into());

@@ -339,6 +339,7 @@ fn socket(
     let mut arguments: Vec<OsString> = vec!["primary".into(), "--dir".into(), dir.into()];
     let mut flag = |name: &str, value: String| arguments.push(format!("--{name}={value}").into());
     flag("listen", "127.0.0.1:0".into());
+    flag("until-input-ends", "true".into());
     flag("name", "primary".into());
     flag("shards", experiment.shards.to_string());
     flag("host", experiment.host.as_str().into());

@@ -14,8 +14,10 @@ impl Session {
         for &link_rtt_us in &experiment.link_rtts_us {
             self.go_on()?;
             self.say(Session::label(experiment, link_rtt_us, "starting the cluster"));
-            let sizes =
-                NodeSizes { prepare_segments: 16, ..NodeSizes::usual(self.data_dir(), self.buffered, self.flushing) };
+            let sizes = NodeSizes {
+                prepare_segments: 16,
+                ..NodeSizes::usual(self.data_dir(), self.buffered, self.flushing)
+            };
             let dir = self.next_cluster_dir();
             let mut cluster = Cluster::start(experiment, link_rtt_us, &sizes, &dir, self.allocations)?;
             self.note_durability(cluster.primary()?);
