@@ -224,7 +224,7 @@ pub(crate) fn refused(up: &Sender<Result<(), StartError>>, error: StartError) ->
 }
 
 /// Marks the shard as stopped, and wakes everybody who waits for it.
-struct Stopped(Arc<crate::handle::shared::ShardShared>);
+pub(crate) struct Stopped(pub(crate) Arc<crate::handle::shared::ShardShared>);
 
 impl Drop for Stopped {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 mod common;
 
 use std::alloc::System;
+use std::sync::Mutex;
 
 use common::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -12,8 +13,12 @@ use towline_core::types::Level;
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
+/// The allocator counts for the whole process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_commit_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap();
     let folder = folder();
     let node = start(primary(&folder.path().join("p")));
     let log = leading(&node);
@@ -30,4 +35,29 @@ fn a_commit_allocates_nothing() {
     let change = region.change();
     assert!(change.allocations + change.reallocations < 25, "500 commits: {change:?}");
     node.stop().unwrap();
+}
+
+#[test]
+fn nor_does_one_that_a_standby_flushes() {
+    let _alone = ALONE.lock().unwrap();
+    let folder = folder();
+    let standby = start(standby(&folder.path().join("a"), "a"));
+    let mut options = primary(&folder.path().join("p"));
+    options.standbys = vec![peer("a", &standby)];
+    options.sync_rule = Some("ANY 1 (a)".to_owned());
+    let node = start(options);
+    let log = leading(&node);
+    let commit = |count: usize| {
+        for _ in 0..count {
+            log.append(&[7; 256], Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+        }
+    };
+    commit(500);
+    // Both nodes are in this process: what either allocates is counted.
+    let region = Region::new(ALLOCATOR);
+    commit(500);
+    let change = region.change();
+    assert!(change.allocations + change.reallocations < 50, "500 commits on both nodes: {change:?}");
+    node.stop().unwrap();
+    standby.stop().unwrap();
 }

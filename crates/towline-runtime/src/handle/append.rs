@@ -56,10 +56,17 @@ impl Handle {
         level: Level,
         window: Option<Window>,
     ) -> Result<Ticket, AppendError> {
+        let mut spins = 0;
         loop {
             match self.try_append_atomic(payloads, level, window) {
                 Err(error) if self.may_wait_for(&error) => {}
                 other => return other,
+            }
+            if spins < ROOM_SPINS {
+                // A flush makes room sooner than a parked thread comes back.
+                spins += 1;
+                rustix::thread::sched_yield();
+                continue;
             }
             self.shared.room.register(&thread_waker());
             // After registering: a change from now on unparks this thread.
@@ -344,5 +351,6 @@ impl DerefMut for PayloadMut<'_> {
     }
 }
 
+const ROOM_SPINS: u32 = 200;
 /// A waiting producer looks by itself this often, whatever it is told.
 const ROOM_LOOK: std::time::Duration = std::time::Duration::from_millis(50);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use glommio::io::BufferedFile;
 
 use crate::error::StartError;
-use crate::node::refused;
+use crate::node::{Stopped, refused};
 use crate::shard::seed::ShardSeed;
 use crate::shard::{Pace, Shard};
 
@@ -18,6 +18,8 @@ impl ShardSeed {
     /// # Errors
     /// [`StartError`] when the shard cannot start here, and how it ended when that was not by a clean stop.
     pub async fn run_in_glommio(self) -> Result<Result<(), String>, StartError> {
+        // However this future ends, dropped included: nobody waits for the shard after that.
+        let _stopped = Stopped(self.handle().shared);
         let shard = self.grow()?;
         carry(shard).await.map_err(StartError::system("sleep on the ring's eventfd"))
     }

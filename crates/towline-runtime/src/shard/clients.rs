@@ -5,7 +5,8 @@ pub(crate) mod tickets;
 
 use std::os::fd::OwnedFd;
 
-use towline_core::format::{Frame, Outcome};
+use rustix::net::SendFlags;
+use towline_core::format::{Frame, Outcome, RefusalCode, encode_frame};
 use towline_core::node::TicketOutcome;
 use towline_core::types::TicketId;
 use towline_uring::Completion;
@@ -44,6 +45,9 @@ impl Clients {
 
     /// A client's hello has been read.
     pub(crate) fn accept(&mut self, core: &mut Core, socket: OwnedFd) {
+        if self.open.len() >= MAX_CLIENTS {
+            return refuse(&socket);
+        }
         let Ok(fd) = core.ring.attach(&socket) else { return };
         super::sessions::set_options(&socket);
         let id = self.next_id;
@@ -154,3 +158,16 @@ impl Clients {
         self.open.iter_mut().find(|connection| connection.id == id)
     }
 }
+
+/// Says so, as far as that leaves at once.
+fn refuse(socket: &OwnedFd) {
+    let message = format!("{MAX_CLIENTS} clients are connected: try again later");
+    let mut bytes = Vec::new();
+    if encode_frame(&Frame::Refused { code: RefusalCode::Busy, message }, &mut bytes).is_ok() {
+        // Best effort: the connection ends either way.
+        let _ = rustix::net::send(socket, &bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+}
+
+/// Connections of clients per shard; each has a buffer for each direction.
+pub(crate) const MAX_CLIENTS: usize = 256;

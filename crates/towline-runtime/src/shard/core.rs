@@ -20,8 +20,10 @@ pub(crate) struct Core {
     pub(crate) files: Files,
     /// Buffers for frames and small receives.
     pub(crate) frames: BufPool,
-    /// Buffers of client connections.
+    /// Receive buffers of client connections: one each, so that idle ones keep no other from being heard.
     pub(crate) client_bufs: BufPool,
+    /// Send buffers of client connections: slow clients hold theirs for long, and never one of a session's.
+    pub(crate) client_frames: BufPool,
     pub(crate) shared: Arc<ShardShared>,
     pub(crate) log: LogId,
     pub(crate) geometry: Geometry,

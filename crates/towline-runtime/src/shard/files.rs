@@ -89,4 +89,4 @@ impl Files {
 }
 
 /// Current, next, and a few that late standbys read from.
-const MAX_ATTACHED: usize = 24;
+pub(crate) const MAX_ATTACHED: usize = 24;

@@ -15,11 +15,11 @@ use towline_uring::{ArenaConfig, ArenaOwner, Backing, BufPool, MAX_READERS, Ring
 
 use super::batch::Batches;
 use super::brain::Brain;
-use super::clients::Clients;
+use super::clients::{Clients, MAX_CLIENTS};
 use super::core::{Core, Events};
-use super::files::Files;
-use super::sessions::Sessions;
-use super::writes::Writes;
+use super::files::{Files, MAX_ATTACHED};
+use super::sessions::{MAX_SESSIONS, Sessions};
+use super::writes::{SLOTS, Writes};
 use super::{About, Counters, Shard};
 use crate::apply::{Applier, Apply};
 use crate::batch_reader::BatchReader;
@@ -100,7 +100,8 @@ impl ShardSeed {
         arena.freeze();
         let reader = arena.reader();
         let ring_error = |source| StartError::Ring { shard: number, source };
-        let mut ring = Ring::new(RingConfig::default(), arena).map_err(ring_error)?;
+        let mut ring =
+            Ring::new(RingConfig { depth: RING_DEPTH, files: RING_FILES }, arena).map_err(ring_error)?;
         ring.register_lock(&opened.lock).map_err(ring_error)?;
         let event = ring.attach(shared.wake.event()).map_err(ring_error)?;
         let answers = Arc::new(ArrayQueue::new(ANSWERS));
@@ -145,7 +146,8 @@ impl ShardSeed {
             brain,
             files: Files::new(opened.segments),
             frames: BufPool::new(FRAME_BUFS, FRAME_BUF_BYTES),
-            client_bufs: BufPool::new(CLIENT_BUFS, CLIENT_BUF_BYTES),
+            client_bufs: BufPool::new(MAX_CLIENTS, CLIENT_BUF_BYTES),
+            client_frames: BufPool::new(MAX_CLIENTS, FRAME_BUF_BYTES),
             shared,
             log,
             geometry,
@@ -285,5 +287,9 @@ const ANSWERS: usize = 256;
 /// Frames on their way, and one small receive per session.
 const FRAME_BUFS: usize = 128;
 const FRAME_BUF_BYTES: usize = 8192;
-const CLIENT_BUFS: usize = 64;
-const CLIENT_BUF_BYTES: usize = 64 << 10;
+const CLIENT_BUF_BYTES: usize = 16 << 10;
+/// Sockets of clients and nodes, segment files, the lock, the wake-up.
+const RING_FILES: u32 = 512;
+const RING_DEPTH: u32 = 1024;
+const _: () = assert!(MAX_CLIENTS + MAX_SESSIONS + MAX_ATTACHED + 8 < RING_FILES as usize);
+const _: () = assert!(2 * (MAX_CLIENTS + MAX_SESSIONS) + SLOTS + 64 < RING_DEPTH as usize);

@@ -228,4 +228,4 @@ impl Drop for Flusher {
 }
 
 /// The node's flushes in flight at most, and as many that were cut off meanwhile.
-const SLOTS: usize = 2 * MAX_FLUSH_DEPTH;
+pub(crate) const SLOTS: usize = 2 * MAX_FLUSH_DEPTH;

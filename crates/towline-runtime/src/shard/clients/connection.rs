@@ -135,7 +135,7 @@ impl Connection {
         let mut port = Port {
             ring: &mut core.ring,
             files: &mut core.files,
-            frames: &core.frames,
+            frames: &core.client_frames,
             geometry: core.geometry,
             now_ns: core.now_ns,
             zero_copy: false,

@@ -103,6 +103,9 @@ impl Sessions {
         peer: Option<PeerIndex>,
         state: State,
     ) -> Option<SessionId> {
+        if self.open.len() >= MAX_SESSIONS {
+            return None;
+        }
         let fd = core.ring.attach(&socket).ok()?;
         set_options(&socket);
         let id = SessionId(self.next_id);
@@ -171,15 +174,11 @@ impl Sessions {
     }
 
     fn begin_receives(&mut self, core: &mut Core) {
-        for (id, at, credit) in std::mem::take(&mut self.receives) {
-            let begun = match self.find(id) {
-                Some(session) => session.incoming.receive(core.ring.arena_mut(), at, credit),
-                None => true,
-            };
-            if !begun {
-                self.receives.push((id, at, credit));
-            }
-        }
+        let open = &mut self.open;
+        self.receives.retain(|(id, at, credit)| {
+            let session = open.iter_mut().find(|session| session.id == *id);
+            session.is_some_and(|session| !session.incoming.receive(core.ring.arena_mut(), *at, *credit))
+        });
     }
 
     /// `Receive`s that wait for their place.
@@ -398,6 +397,8 @@ pub(crate) fn set_options(socket: &OwnedFd) {
     let _ = set_tcp_user_timeout(socket, USER_TIMEOUT.as_millis() as u32);
 }
 
+/// The node's own standbys, the sessions it follows, and strays on their way out.
+pub(crate) const MAX_SESSIONS: usize = 64;
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Longer than any scheduling hiccup, shorter than what fills an arena's last quarter at full speed.
 const STUCK_LIMIT: Duration = Duration::from_millis(50);

@@ -28,6 +28,8 @@ pub(crate) struct Outgoing {
     /// The batch that the last of them belong to ends here: frames go only between batches.
     batch_end: Lsn,
     catch_up: Option<CatchUp>,
+    /// The kernel copies on this route after all: zero-copy sends cost more than they save.
+    copies: bool,
     /// When the operation in flight began.
     pub(crate) since_ns: u64,
     pub(crate) sent_bytes: u64,
@@ -156,7 +158,7 @@ impl Outgoing {
                 let bytes =
                     port.ring.arena().bytes(range.clone()).ok_or("log bytes to be sent are in use")?;
                 let batch_end = batch_end(self.batch_end, rest.start, bytes)?;
-                let sent = if port.zero_copy {
+                let sent = if port.zero_copy && !self.copies {
                     port.ring.send_zc(fd, range, false, tag.pack())
                 } else {
                     port.ring.send(fd, range, false, tag.pack())
@@ -222,6 +224,7 @@ impl Outgoing {
     /// What ends the connection.
     pub(crate) fn sent(&mut self, completion: &Completion) -> Result<Option<Span>, String> {
         if completion.notif {
+            self.copies |= completion.zc_copied;
             return Ok(None);
         }
         let Some(in_flight) = self.in_flight.take() else { return Ok(None) };
