@@ -270,6 +270,9 @@ impl Observer for Watch<'_> {
             Level::RemoteApply => 2,
             Level::Off | Level::Local | Level::On => 1,
         };
+        if let Way::Embedded { shards, .. } = &self.primary.way {
+            return shards.iter().map(|shard| shard.exposure_bytes()[stage]).sum();
+        }
         let status = self.primary.status().ok()?;
         let exposures = status.shards.iter().map(|shard| shard.node.gate.exposure_bytes[stage]);
         exposures.sum::<Option<u64>>()
@@ -277,9 +280,12 @@ impl Observer for Watch<'_> {
 
     fn counters(&self) -> Counters {
         let Ok(status) = self.primary.status() else { return Counters::default() };
-        let mut counters = Counters { allocations: self.allocations(), ..Counters::default() };
+        let mut counters =
+            Counters { allocations: self.allocations(), submitting_enters: Some(0), ..Counters::default() };
         for shard in &status.shards {
             counters.enters += shard.driver.enters;
+            counters.submitting_enters =
+                counters.submitting_enters.map(|enters| enters + shard.driver.submitting);
             counters.flushes += shard.driver.flushes;
             counters.batches += shard.driver.batches;
             counters.degraded_acks += shard.driver.degraded_acks;

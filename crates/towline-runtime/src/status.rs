@@ -43,6 +43,8 @@ pub struct DriverStatus {
     pub turns: u64,
     /// Calls of `io_uring_enter`, of every kind.
     pub enters: u64,
+    /// Those of them that submitted something.
+    pub submitting: u64,
     /// Those of them that were allowed to sleep.
     pub waits: u64,
     /// Operations submitted.

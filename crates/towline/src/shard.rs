@@ -202,6 +202,12 @@ impl Shard {
         self.handle.wait_leading(timeout)
     }
 
+    /// Acknowledged payload bytes past the safe LSN, by stage (written, flushed, applied): what would be gone if the
+    /// primary's disk vanished now. `None` while the safe LSN is undefined (SEMANTICS section 3). Costs three loads.
+    pub fn exposure_bytes(&self) -> [Option<u64>; 3] {
+        self.handle.exposure_bytes()
+    }
+
     /// Watermarks, exposure and each standby, as they are now.
     pub fn snapshot(&self) -> Snapshot {
         self.handle.snapshot()

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Node, Role};
-use crate::replication::GateStatus;
+use crate::replication::{GateStatus, Stage};
 use crate::types::{Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, Term};
 
 /// A node's role, in a word.
@@ -92,6 +92,12 @@ impl Node {
     pub fn rule(&self) -> (u64, bool) {
         let (version, rule) = self.gate.rule();
         (version, rule.is_some() || self.gate.pending_rule().is_some())
+    }
+
+    /// Acknowledged payload bytes past the safe position per stage (written, flushed, applied); `None` while that is
+    /// undefined. Does not allocate.
+    pub fn exposure_bytes(&self) -> [Option<u64>; 3] {
+        Stage::ALL.map(|stage| self.gate.exposure_bytes(stage))
     }
 
     /// Everything. Allocates: for people and metrics, not for each turn.

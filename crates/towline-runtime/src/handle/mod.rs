@@ -112,6 +112,15 @@ impl Handle {
         }
     }
 
+    /// Acknowledged payload bytes past the safe LSN, by stage (written, flushed, applied): what would be gone if the
+    /// primary's disk vanished now. `None` while the safe LSN is undefined. Costs three loads.
+    pub fn exposure_bytes(&self) -> [Option<u64>; 3] {
+        let marks = &self.shared.marks.exposure;
+        [0, 1, 2].map(|stage| {
+            Some(marks[stage].load(Ordering::Relaxed)).filter(|exposed| *exposed != shared::UNDEFINED)
+        })
+    }
+
     /// Watermarks, exposure and each standby, as the shard knows them at its next turn.
     pub fn snapshot(&self) -> Snapshot {
         self.status().map(|status| Snapshot::of(&status.node)).unwrap_or_default()

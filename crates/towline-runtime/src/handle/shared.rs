@@ -52,6 +52,8 @@ pub(crate) struct Marks {
     /// Lowest end that the log was cut to, counted by `cuts`.
     pub(crate) cut_to: AtomicU64,
     pub(crate) cuts: AtomicU64,
+    /// Acknowledged payload past the safe LSN per stage, or [`UNDEFINED`].
+    pub(crate) exposure: [AtomicU64; 3],
     pub(crate) rule_version: AtomicU64,
     pub(crate) has_rule: AtomicBool,
     pub(crate) leading: AtomicBool,
@@ -248,3 +250,5 @@ impl StatusCell {
 }
 
 const MAX_COMMANDS: usize = 4096;
+/// An exposure where the safe LSN is undefined.
+pub(crate) const UNDEFINED: u64 = u64::MAX;

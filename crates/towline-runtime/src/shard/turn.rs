@@ -13,7 +13,7 @@ use super::tag::Tag;
 use super::{RuleAsker, Shard};
 use crate::clock::now_ns;
 use crate::handle::Handle;
-use crate::handle::shared::Command;
+use crate::handle::shared::{Command, UNDEFINED};
 use crate::status::{DriverStatus, ShardStatus};
 
 /// How the host goes on after a turn.
@@ -336,6 +336,9 @@ impl Shard {
         moved |= set(&marks.applied, now.applied);
         set(&marks.end, now.end.lsn);
         set(&marks.log_start, now.log_start);
+        for (mark, exposed) in marks.exposure.iter().zip(self.core.brain.node.exposure_bytes()) {
+            mark.store(exposed.unwrap_or(UNDEFINED), Ordering::Relaxed);
+        }
         let (rule_version, has_rule) = self.core.brain.node.rule();
         marks.rule_version.store(rule_version, Ordering::Relaxed);
         marks.has_rule.store(has_rule, Ordering::Release);
@@ -362,6 +365,7 @@ impl Shard {
             driver: DriverStatus {
                 turns: self.counters.turns,
                 enters: ring.enters,
+                submitting: ring.submitting,
                 waits: ring.waits,
                 submissions: ring.submissions,
                 completions: ring.completions,
