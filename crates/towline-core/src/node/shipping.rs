@@ -450,14 +450,15 @@ impl Node {
     fn register_standby(&mut self, index: usize, flushed: Lsn) {
         let Some(node) = self.peers[index].node else { return };
         let geometry = self.config.geometry;
-        let name = self.peers[index].name.clone();
-        let known = self.meta.get().standbys.iter().find(|standby| standby.name == name);
+        let name = &self.peers[index].name;
+        let known = self.meta.get().standbys.iter().find(|standby| standby.name == *name);
         let same_segment = known.is_some_and(|known| {
             known.node == node && geometry.segment_of(known.flushed) == geometry.segment_of(flushed)
         });
         if same_segment || !self.is_leading() {
             return;
         }
+        let name = name.clone();
         let configured: Vec<String> = self.peers.iter().map(|peer| peer.name.clone()).collect();
         let (own, safe) = (self.tail.flushed().lsn, self.safe_flushed());
         let remote = self.gate.rule().1.is_some();

@@ -54,8 +54,12 @@ impl Probe {
             name: "s1".into(),
             ..NodeConfig::default()
         };
-        let meta =
-            Meta { adopted: term(1, 100), history: history(&[(term(1, 100), START.0)]), ..Meta::default() };
+        let meta = Meta {
+            adopted: term(1, 100),
+            reported: Lsn(end),
+            history: history(&[(term(1, 100), START.0)]),
+            ..Meta::default()
+        };
         let hash = if end > START.0 { 77 } else { 0 };
         Probe::new(config, at(end), hash, None, meta)
     }
@@ -330,6 +334,7 @@ fn a_condemned_tail_is_no_log_end() {
     standby.frame(2, Frame::Adopt { term: term(2, 101), end: end_of(term(2, 101), START.0 + 4096) });
     let forked = history(&[(term(1, 100), START.0), (term(2, 101), START.0 + 4096)]);
     standby.stream(2, term(2, 101), forked, START.0 + 4096);
+    assert_eq!(standby.meta.reported.0, START.0 + 4096, "nor a word on what is durable");
     let outputs = standby.hello(3, 102);
     let honest = |output: &Output| matches!(output, Output::Frame { frame: Frame::Welcome(welcome), .. } if welcome.end.flushed == Lsn(START.0 + 4096));
     assert!(has(&outputs, honest), "{outputs:?}");

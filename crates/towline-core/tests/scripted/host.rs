@@ -407,6 +407,13 @@ impl Host {
             }
             Output::Write { span, epoch } => {
                 assert!(!span.is_empty() && span.start.is_block_start() && span.end.is_block_start());
+                let unfinished = &self.disk.meta.unfinished;
+                let recorded =
+                    unfinished.iter().any(|known| known.start <= span.start && span.end <= known.end);
+                assert!(
+                    recorded || self.config.role == StartRole::Primary,
+                    "a standby writes what it recorded"
+                );
                 let bytes = self.arena.get(span);
                 self.disk.pending.push(PendingWrite { span, epoch, bytes });
             }
