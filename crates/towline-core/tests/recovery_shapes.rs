@@ -533,15 +533,19 @@ fn rules_come_into_force_one_after_the_other() {
     let mut log = MemLog::new();
     log.append(&[b"x"]);
     assert_eq!(log.scan().recovered.rule, None);
+    // The first one: before it nothing was promised, so after a crash nothing may be acknowledged without it.
     log.rules(&[(1, "ANY 1 (a)")]);
-    assert_eq!(log.scan().recovered.rule, None);
-    assert_eq!(log.scan().recovered.pending_rule, Some((1, "ANY 1 (a)".to_owned())));
+    assert_eq!(log.scan().recovered.rule, Some((1, "ANY 1 (a)".to_owned())));
+    assert_eq!(log.scan().recovered.pending_rule, None);
     log.rules(&[(2, "ANY 1 (b)")]);
     assert_eq!(log.scan().recovered.rule, Some((1, "ANY 1 (a)".to_owned())));
+    assert_eq!(log.scan().recovered.pending_rule, Some((2, "ANY 1 (b)".to_owned())));
+    log.rules(&[(3, "ANY 2 (a, b)")]);
+    assert_eq!(log.scan().recovered.rule, Some((2, "ANY 1 (b)".to_owned())));
     log.roll();
     log.prepare(1, 2);
-    log.rules(&[(2, "ANY 1 (b)")]);
-    assert_eq!(log.scan().recovered.rule, Some((2, "ANY 1 (b)".to_owned())));
+    log.rules(&[(3, "ANY 2 (a, b)")]);
+    assert_eq!(log.scan().recovered.rule, Some((3, "ANY 2 (a, b)".to_owned())));
     assert_eq!(log.scan().recovered.pending_rule, None);
 }
 

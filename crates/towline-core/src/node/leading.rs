@@ -125,8 +125,8 @@ impl Node {
         self.begin_shipping(entry.term, entry.start);
     }
 
-    /// The rule of the configuration: in force at once in a log that nobody else holds a byte of, else a change
-    /// like any other.
+    /// The rule of the configuration: in force at once in a log that has neither a record nor a rule (a new one, or
+    /// one whose first rule did not outlive a crash: nothing was acknowledged), else a change like any other.
     fn begin_rules(&mut self) {
         if let Some((version, rule)) = self.rules.pending.clone() {
             let parsed = SyncRule::parse(&rule).ok().flatten();
@@ -136,7 +136,8 @@ impl Node {
             }
         }
         let Some(wanted) = self.config.rule.clone() else { return };
-        if self.config.fresh && self.tail.end().records == 0 {
+        let is_ruled = self.rules.in_force.0 > 0 || self.rules.pending.is_some();
+        if !is_ruled && self.tail.end().records == 0 {
             match SyncRule::parse(&wanted) {
                 Ok(rule) => {
                     self.gate.install_rule(1, rule);

@@ -131,7 +131,8 @@ impl Tally {
 }
 
 /// The sync rule as the log tells it. One change is pending at a time, so a newer proposal means that the one
-/// before it came into force; and the first rule that a segment restates is in force.
+/// before it came into force; the first rule that a segment restates is in force, and so is the first of a log:
+/// having had no rule promised nothing, and a crash must not bring back a time when remote levels meant `local`.
 #[derive(Default)]
 struct Rules {
     in_force: Option<(u64, String)>,
@@ -141,7 +142,8 @@ struct Rules {
 impl Rules {
     fn take(&mut self, in_force: bool, version: u64, rule: &str) {
         let newest = |known: &Option<(u64, String)>| known.as_ref().map_or(0, |(version, _)| *version);
-        if in_force && version >= newest(&self.in_force) {
+        let is_first = newest(&self.in_force).max(newest(&self.pending)) == 0;
+        if (in_force || is_first) && version >= newest(&self.in_force) {
             self.in_force = Some((version, rule.to_owned()));
             self.pending.take_if(|(pending, _)| *pending <= version);
         } else if version > newest(&self.in_force).max(newest(&self.pending)) {
