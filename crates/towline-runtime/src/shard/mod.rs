@@ -18,6 +18,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use towline_core::node::Output;
 use towline_core::types::{Lsn, TicketId};
 use towline_uring::{DirLock, RingFd};
 
@@ -63,6 +64,8 @@ pub(crate) struct Shard {
     usual_gap_ns: u64,
     /// When the earliest timer in the ring is due.
     timer_ns: Option<u64>,
+    /// What the node said behind something that cannot be done yet.
+    held_outputs: VecDeque<Output>,
     node_stopped: bool,
     stop_asked_ns: Option<u64>,
     ended: Option<Result<(), String>>,

@@ -13,13 +13,40 @@ use super::writes::Fault;
 use crate::storage;
 
 impl Shard {
-    /// Carries out everything the node has to say.
+    /// Carries out everything the node has to say. What has to wait holds up all behind it: the order counts.
     pub(super) fn drive_outputs(&mut self) {
+        while let Some(output) = self.held_outputs.pop_front() {
+            if self.must_wait(&output) {
+                self.held_outputs.push_front(output);
+                break;
+            }
+            self.carry_out_or_tell(output);
+        }
         while let Some(output) = self.core.brain.poll_output() {
-            if let Err(fault) = self.carry_out(output) {
-                self.core.brain.handle(fault.into_input());
+            if self.held_outputs.is_empty() && !self.must_wait(&output) {
+                self.carry_out_or_tell(output);
+            } else {
+                self.held_outputs.push_back(output);
             }
         }
+    }
+
+    fn carry_out_or_tell(&mut self, output: Output) {
+        if let Err(fault) = self.carry_out(output) {
+            self.core.brain.handle(fault.into_input());
+        }
+    }
+
+    /// A restarted primary that has fetched a tail begins its term where it was still receiving: the receive is
+    /// called off, and its place is free when it has ended.
+    fn must_wait(&mut self, output: &Output) -> bool {
+        let Output::PutHeader { header } = output else { return false };
+        if self.core.shared.marks.leading.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.sessions.stop_receiving(&mut self.core);
+        let stored = header.stored();
+        self.core.ring.arena().is_being_filled(stored.start.0..stored.end.0)
     }
 
     fn carry_out(&mut self, output: Output) -> Result<(), Fault> {

@@ -137,7 +137,8 @@ impl ShardSeed {
         let position = opened.recovered.end;
         let brain = Brain::new(config, opened.recovered, opened.meta, tape.as_deref())
             .map_err(StartError::system("open the tape of inputs"))?;
-        let mut events = Events::new(number, options.on_event.clone());
+        let names = options.standbys.iter().map(|standby| standby.name.clone()).collect();
+        let mut events = Events::new(number, options.on_event.clone(), names);
         for text in opened.notes {
             events.say(&towline_core::node::Event::Note { text });
         }
@@ -181,6 +182,7 @@ impl ShardSeed {
             last_active_ns: core.now_ns,
             usual_gap_ns: 1_000_000_000,
             timer_ns: None,
+            held_outputs: Default::default(),
             node_stopped: false,
             stop_asked_ns: None,
             ended: None,

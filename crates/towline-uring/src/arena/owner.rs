@@ -278,6 +278,11 @@ impl ArenaOwner {
         Some(unsafe { self.shared.slice_mut(range.start, len) })
     }
 
+    /// True while an operation in flight fills part of a range.
+    pub fn is_being_filled(&self, range: Range<u64>) -> bool {
+        self.pins.iter().any(|pin| pin.fills && overlap(&pin.range, &range))
+    }
+
     /// Lets readers copy everything below `upto`: these bytes will not change any more.
     ///
     /// # Errors
