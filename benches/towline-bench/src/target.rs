@@ -63,9 +63,18 @@ impl Primary {
     pub(crate) fn status(&self) -> Result<Status, BenchError> {
         match &self.way {
             Way::Embedded { log, .. } => Ok(log.status()),
-            Way::Socket { control, .. } => {
-                let json = lock(&control[0]).status().map_err(|error| BenchError::failed("status", error))?;
-                serde_json::from_str(&json).map_err(|error| BenchError::failed("status", error))
+            Way::Socket { process, control, .. } => {
+                // A connection is one shard's, and so is its answer.
+                let shard = |client: &Mutex<Client>| {
+                    let json = lock(client).status().map_err(|error| BenchError::failed("status", error))?;
+                    serde_json::from_str(&json).map_err(|error| BenchError::failed("status", error))
+                };
+                Ok(Status {
+                    name: "primary".into(),
+                    version: env!("CARGO_PKG_VERSION").into(),
+                    listen: Some(process.address.to_string()),
+                    shards: control.iter().map(shard).collect::<Result<_, _>>()?,
+                })
             }
         }
     }
