@@ -13,6 +13,7 @@
 
 mod adopting;
 mod config;
+mod event_text;
 mod following;
 mod io;
 mod leading;

@@ -269,6 +269,15 @@ impl Node {
     }
 
     fn handle_welcome(&mut self, index: usize, session: SessionId, welcome: Welcome) {
+        if !(VERSIONS.0..=VERSIONS.1).contains(&welcome.version) {
+            let why = format!(
+                "standby '{}' answered in protocol version {}, and this node speaks {} to {}: use programs of one version",
+                self.peers[index].name, welcome.version, VERSIONS.0, VERSIONS.1
+            );
+            self.out.push_back(note(why.clone()));
+            self.close(session, &why);
+            return;
+        }
         if !welcome.log.is_unset() && welcome.log != self.config.log {
             let why = format!("standby '{}' holds another log ({})", self.peers[index].name, welcome.log);
             self.out.push_back(note(why.clone()));

@@ -39,6 +39,8 @@ pub(crate) struct Core {
 pub(crate) struct Events {
     shard: u16,
     sink: Option<EventSink>,
+    /// Of the standbys, in configuration order.
+    names: Vec<String>,
     last: VecDeque<String>,
     pub(crate) counts: EventCounts,
 }
@@ -51,8 +53,9 @@ pub(crate) struct EventCounts {
 }
 
 impl Events {
-    pub(crate) fn new(shard: u16, sink: Option<EventSink>) -> Events {
-        Events { shard, sink, last: VecDeque::with_capacity(KEPT_EVENTS), counts: EventCounts::default() }
+    pub(crate) fn new(shard: u16, sink: Option<EventSink>, names: Vec<String>) -> Events {
+        let last = VecDeque::with_capacity(KEPT_EVENTS);
+        Events { shard, sink, names, last, counts: EventCounts::default() }
     }
 
     pub(crate) fn say(&mut self, event: &Event) {
@@ -67,7 +70,7 @@ impl Events {
         if self.last.len() == KEPT_EVENTS {
             self.last.pop_front();
         }
-        self.last.push_back(format!("{event:?}"));
+        self.last.push_back(event.line(&self.names).to_string());
     }
 
     pub(crate) fn last(&self) -> Vec<String> {

@@ -1,6 +1,5 @@
 //! Long-running nodes: start, say ready, serve until told to stop, stop cleanly.
 
-mod events;
 mod flags;
 
 use std::path::PathBuf;
@@ -88,7 +87,7 @@ fn serve(plan: Plan) -> Outcome {
     let (name, role, shards) = (options.name.clone(), options.role, options.shards);
     let standbys: Vec<String> = options.standbys.iter().map(|standby| standby.name.clone()).collect();
     options.on_event = Some(Arc::new(move |shard, event| {
-        out::note(&format!("towline: shard {shard}: {}", events::line(event, &standbys)));
+        out::note(&format!("towline: shard {shard}: {}", event.line(&standbys)));
     }));
     // Before the start: a signal that comes while the log is recovered must not be lost.
     let stops = stops(until_input_ends)?;
@@ -97,6 +96,11 @@ fn serve(plan: Plan) -> Outcome {
         // A new log, and one without a sync rule, takes appends in an instant; one that waits for its standbys is
         // ready to be asked about it.
         (0..shards).filter_map(|shard| node.handle(shard)).all(|handle| handle.wait_leading(LEADING_LIMIT));
+    }
+    if let Some(address) = node.metrics_address() {
+        out::note(&format!(
+            "towline: metrics at http://{address}/metrics, the status page at http://{address}/"
+        ));
     }
     if let Some(address) = node.listen_address() {
         let role = role_name(role);

@@ -87,8 +87,12 @@ impl NodePlan {
         plan
     }
 
+    /// A flag given before with another value is replaced; standbys add up.
     pub fn flag(mut self, flag: impl Into<String>) -> NodePlan {
-        self.flags.push(flag.into());
+        let flag = flag.into();
+        let key = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        self.flags.retain(|old| key(old) == "--standby" || key(old) != key(&flag));
+        self.flags.push(flag);
         self
     }
 
@@ -431,7 +435,8 @@ pub fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("record {number}")).collect()
 }
 
-fn command() -> Command {
+/// The program, with nothing of the caller's that would change what it says.
+pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_towline"));
     // What a panic would print has to be found by the tests, whatever the caller's environment.
     command.env("RUST_BACKTRACE", "0");
