@@ -30,6 +30,7 @@ mod mapped;
 mod ops;
 mod ops_owned;
 pub mod primitive;
+mod provided;
 mod ring;
 mod table;
 mod wake;

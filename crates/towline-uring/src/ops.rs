@@ -30,11 +30,11 @@ pub struct Completion {
     /// Bytes moved (0 for operations that move none), or the error. A short count is a success of that
     /// many bytes: the caller submits the aligned rest again and counts nothing as durable before.
     pub result: Result<u32, Errno>,
-    /// The buffer that was moved in, with the last completion.
+    /// The buffer that was moved in, with the last completion; of an armed receive, the bytes that came.
     pub buf: Option<PoolBuf>,
     /// The connection, for accepts.
     pub accepted: Option<OwnedFd>,
-    /// More completions follow: accepts, and the first one of a zero-copy send.
+    /// More completions follow: accepts, armed receives, and the first one of a zero-copy send.
     pub more: bool,
     /// The last completion of a zero-copy send: its memory is free again.
     pub notif: bool,

@@ -11,6 +11,7 @@ use io_uring::{opcode, squeue};
 use crate::buf::PoolBuf;
 use crate::fd::RingFd;
 use crate::ops::send_flags;
+use crate::provided::GROUP;
 use crate::ring::{Ring, RingError};
 use crate::table::{IGNORED, Kind};
 
@@ -48,6 +49,21 @@ impl Ring {
         self.submit_buf(socket, buf, range, tag, |fd, address, len| {
             opcode::Recv::new(fd, address, len).build()
         })
+    }
+
+    /// Receives until it fails, is cancelled or the stream ends: each piece (at most 4 KiB) is one completion, with a
+    /// buffer of its own; `more` says whether it is still armed. One submission serves many receives. Ends with
+    /// ENOBUFS when pieces come faster than they are collected: arm it again.
+    ///
+    /// # Errors
+    /// [`RingError`]; nothing was submitted.
+    pub fn recv_multishot(&mut self, socket: RingFd, tag: u64) -> Result<(), RingError> {
+        self.check(socket)?;
+        if self.provided.is_none() {
+            return Err(RingError::NoMultishot);
+        }
+        let entry = opcode::RecvMulti::new(Fixed(socket.index), GROUP).build();
+        self.submit_bare(entry, Kind::RecvMulti, tag)
     }
 
     /// Reads from a file into `range` of the buffer (whole aligned blocks where the file is direct).

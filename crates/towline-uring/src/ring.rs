@@ -15,6 +15,7 @@ use crate::arena::ArenaOwner;
 use crate::fd::{FdTable, RingFd};
 use crate::lock::DirLock;
 use crate::ops::Completion;
+use crate::provided::Provided;
 use crate::table::OpTable;
 use crate::wake::EventFd;
 
@@ -46,6 +47,7 @@ pub struct Ring {
     pub(crate) ops: OpTable,
     pub(crate) fds: FdTable,
     pub(crate) registered: bool,
+    pub(crate) provided: Option<Provided>,
     /// Submission entries pushed so far; those still in the queue are the last `submission().len()`.
     pub(crate) pushed: u64,
     stats: RingStats,
@@ -72,8 +74,10 @@ impl Ring {
         // SAFETY: the kernel pins the pages themselves. Their addresses are used by operations only, each
         // of which pins its range in the arena, and an arena with pins never unmaps.
         let registered = unsafe { uring.submitter().register_buffers(&[memory]) }.is_ok();
+        let provided = Provided::register(&uring).ok();
         Ok(Self {
             uring,
+            provided,
             arena,
             ops: OpTable::new(depth, ring_id),
             fds: FdTable::new(files, ring_id),
@@ -97,6 +101,11 @@ impl Ring {
     /// True when the arena is registered memory; false where RLIMIT_MEMLOCK did not allow it.
     pub fn registered(&self) -> bool {
         self.registered
+    }
+
+    /// True where receives can stay armed ([`recv_multishot`](Self::recv_multishot)).
+    pub fn has_multishot(&self) -> bool {
+        self.provided.is_some()
     }
 
     /// Counters since the ring was made.
@@ -196,7 +205,8 @@ impl Ring {
         loop {
             let entry = self.uring.completion().next()?;
             self.stats.completions += 1;
-            if let Some(completion) = self.ops.complete(&entry, &mut self.arena) {
+            let provided = self.provided.as_mut();
+            if let Some(completion) = self.ops.complete(&entry, &mut self.arena, provided) {
                 return Some(completion);
             }
         }
@@ -301,6 +311,7 @@ impl Drop for Ring {
         if !self.quiesce() {
             // The kernel may still use them; the arena, with its pins, does likewise.
             self.ops.leak_buffers();
+            std::mem::forget(self.provided.take());
         }
     }
 }
@@ -369,6 +380,9 @@ pub enum RingError {
         /// End of the range, exclusive.
         end: u64,
     },
+    /// No provided buffers: the kernel refused them.
+    #[error("receives cannot stay armed here: the kernel provides no buffers")]
+    NoMultishot,
     /// The range exceeds its buffer, or is empty.
     #[error("the range does not lie in the buffer")]
     BufferRange,

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::arena::ArenaOwner;
 use crate::buf::PoolBuf;
 use crate::ops::Completion;
+use crate::provided::Provided;
 use crate::ring::RingError;
 
 /// A fixed number of slots. A completion names its slot and the slot's generation.
@@ -51,6 +52,8 @@ pub(crate) enum Kind {
     Linked,
     ZeroCopy,
     Accept,
+    /// A receive that stays armed.
+    RecvMulti,
     Timeout,
 }
 
@@ -119,7 +122,12 @@ impl OpTable {
 
     /// Reads one completion entry; `None` when it is not the caller's (a cancellation's own entry, or
     /// the first half of a linked write).
-    pub(crate) fn complete(&mut self, entry: &cqueue::Entry, arena: &mut ArenaOwner) -> Option<Completion> {
+    pub(crate) fn complete(
+        &mut self,
+        entry: &cqueue::Entry,
+        arena: &mut ArenaOwner,
+        provided: Option<&mut Provided>,
+    ) -> Option<Completion> {
         let name = entry.user_data();
         let index = name as u32;
         let pin = self.pin_id(index);
@@ -137,6 +145,7 @@ impl OpTable {
             notif: false,
             zc_copied: false,
         };
+        let mut received = None;
         match slot.kind {
             Kind::Linked => {
                 if name & SECOND == 0 {
@@ -160,6 +169,14 @@ impl OpTable {
                 // SAFETY: a successful accept gives a new descriptor that nobody else owns.
                 completion.accepted = Some(unsafe { OwnedFd::from_raw_fd(result) });
             }
+            Kind::RecvMulti => {
+                completion.result = outcome(result);
+                if let (Some(id), Some(provided), Ok(len)) =
+                    (cqueue::buffer_select(flags), provided, completion.result)
+                {
+                    received = provided.take(id, len as usize);
+                }
+            }
             // An expired timer is what was asked for.
             Kind::Timeout if result == -libc::ETIME => {}
             Kind::Single | Kind::ZeroCopy | Kind::Accept | Kind::Timeout => {
@@ -172,6 +189,7 @@ impl OpTable {
             }
             completion.buf = self.abandon(index);
         }
+        completion.buf = completion.buf.or(received);
         Some(completion)
     }
 

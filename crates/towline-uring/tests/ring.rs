@@ -162,6 +162,56 @@ fn log_bytes_and_frames_cross_a_socket() {
 }
 
 #[test]
+fn an_armed_receive_takes_many_pieces_with_one_submission() {
+    let mut ring = ring();
+    assert!(ring.has_multishot());
+    let (mut client, server) = pair();
+    let server_fd = ring.attach(&server).unwrap();
+    ring.recv_multishot(server_fd, 1).unwrap();
+    ring.submit_and_wait(Wait::Poll).unwrap();
+    let before = ring.stats().submissions;
+    // More rounds than there are buffers: each must come home.
+    for round in 0..200_u32 {
+        client.write_all(&round.to_le_bytes()).unwrap();
+        let piece = wait_for(&mut ring, 1).remove(0);
+        assert_eq!((piece.tag, piece.result, piece.more), (1, Ok(4), true));
+        assert_eq!(piece.buf.unwrap()[..4], round.to_le_bytes());
+    }
+    assert_eq!(ring.stats().submissions, before);
+    ring.cancel(1).unwrap();
+    let last = wait_for(&mut ring, 1).remove(0);
+    assert_eq!((last.result, last.more), (Err(Errno::CANCELED), false));
+
+    // Pieces that nobody collects use the buffers up: it ends with ENOBUFS, and what came is not lost.
+    ring.recv_multishot(server_fd, 2).unwrap();
+    ring.submit_and_wait(Wait::Poll).unwrap();
+    client.set_nodelay(true).unwrap();
+    let sent = vec![7; 1 << 20];
+    let writer = std::thread::spawn(move || client.write_all(&sent));
+    let (mut got, mut rearmed) = (0, 0);
+    while got < 1 << 20 {
+        ring.submit_and_wait(Wait::Until(Duration::from_millis(200))).unwrap();
+        let mut pieces = Vec::new();
+        ring.drain(|piece| pieces.push(piece));
+        for piece in pieces {
+            match piece.result {
+                Ok(count) => {
+                    assert!(piece.buf.unwrap()[..count as usize].iter().all(|byte| *byte == 7));
+                    got += count;
+                }
+                Err(errno) => assert_eq!(errno, Errno::NOBUFS),
+            }
+            if !piece.more {
+                ring.recv_multishot(server_fd, 2).unwrap();
+                rearmed += 1;
+            }
+        }
+    }
+    assert!(rearmed < 1000);
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
 fn meta_blocks_move_through_pool_buffers() {
     let dir = disk_dir();
     let mut ring = ring();

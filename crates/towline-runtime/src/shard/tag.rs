@@ -9,6 +9,8 @@ pub(crate) enum Tag {
     RecvStage(u64),
     /// Bytes into the arena.
     RecvArena(u64),
+    /// Bytes that come to a session whose receive stays armed.
+    RecvArmed(u64),
     /// Bytes out of a session.
     Send(u64),
     /// A dialled session's connect.
@@ -38,6 +40,7 @@ impl Tag {
             Tag::Read(id) => (6, id),
             Tag::ClientRecv(id) => (7, id),
             Tag::ClientSend(id) => (8, id),
+            Tag::RecvArmed(id) => (11, id),
             Tag::Event => (9, 0),
             Tag::Timer => (10, 0),
             Tag::Ignored => (0, 0),
@@ -58,6 +61,7 @@ impl Tag {
             8 => Tag::ClientSend(id),
             9 => Tag::Event,
             10 => Tag::Timer,
+            11 => Tag::RecvArmed(id),
             _ => Tag::Ignored,
         }
     }
@@ -77,6 +81,7 @@ mod tests {
             Tag::Write(id),
             Tag::RecvStage(id),
             Tag::RecvArena(id),
+            Tag::RecvArmed(id),
             Tag::Send(id),
             Tag::Connect(id),
             Tag::Read(id),

@@ -170,7 +170,12 @@ impl Shard {
                     core.brain.handle(input);
                 }
             }
-            tag @ (Tag::RecvStage(_) | Tag::RecvArena(_) | Tag::Send(_) | Tag::Connect(_) | Tag::Read(_)) => {
+            tag @ (Tag::RecvStage(_)
+            | Tag::RecvArena(_)
+            | Tag::RecvArmed(_)
+            | Tag::Send(_)
+            | Tag::Connect(_)
+            | Tag::Read(_)) => {
                 if let Some(position) = self.sessions.complete(&mut self.core, tag, completion) {
                     self.batches.set_position(position);
                 }

@@ -22,6 +22,10 @@ pub(crate) struct Incoming {
     in_flight: Option<InFlight>,
     /// This node goes on by itself from here: no more log bytes.
     ending: bool,
+    /// What comes here is frames, save for a fetch: the receive stays armed, one submission for many of them.
+    stays_armed: bool,
+    /// The armed receive is being cancelled, because log bytes are to come.
+    disarming: bool,
     /// Salts that this session has announced, newest last.
     salts: Vec<(u64, u32)>,
     pub(crate) received_bytes: u64,
@@ -42,6 +46,7 @@ struct Receiving {
 enum InFlight {
     Stage,
     Arena,
+    Armed,
 }
 
 /// Something that arrived.
@@ -58,13 +63,15 @@ pub(crate) struct Place<'a> {
 }
 
 impl Incoming {
-    pub(crate) fn new() -> Incoming {
+    pub(crate) fn new(stays_armed: bool) -> Incoming {
         Incoming {
             stage: None,
             staged: 0,
             receiving: None,
             in_flight: None,
             ending: false,
+            stays_armed,
+            disarming: false,
             salts: Vec::new(),
             received_bytes: 0,
         }
@@ -119,6 +126,10 @@ impl Incoming {
         fd: RingFd,
         id: u64,
     ) -> Result<(), String> {
+        if self.in_flight == Some(InFlight::Armed) && self.receiving.is_some() && !self.disarming {
+            self.disarming = true;
+            ring.cancel(Tag::RecvArmed(id).pack()).map_err(|error| error.to_string())?;
+        }
         if self.in_flight.is_some() {
             return Ok(());
         }
@@ -140,6 +151,14 @@ impl Incoming {
                     Err(error) => return Err(error.to_string()),
                 }
             }
+        }
+        if self.stays_armed && self.receiving.is_none() && ring.has_multishot() {
+            match ring.recv_multishot(fd, Tag::RecvArmed(id).pack()) {
+                Ok(()) => self.in_flight = Some(InFlight::Armed),
+                Err(RingError::TooManyInFlight) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            return Ok(());
         }
         let Some(buf) = self.stage.take().or_else(|| pool.get()) else { return Ok(()) };
         let to = self.stage_limit(&buf);
@@ -205,15 +224,71 @@ impl Incoming {
         Ok(())
     }
 
+    /// Bytes came to the armed receive.
+    ///
+    /// # Errors
+    /// What ends the connection.
+    #[expect(clippy::too_many_arguments, reason = "a completion's parts, and the shard's")]
+    pub(crate) fn came(
+        &mut self,
+        buf: Option<PoolBuf>,
+        count: usize,
+        more: bool,
+        arena: &mut ArenaOwner,
+        pool: &BufPool,
+        place: &Place<'_>,
+        arrived: &mut Vec<Arrival>,
+    ) -> Result<(), String> {
+        if !more {
+            self.in_flight = None;
+            self.disarming = false;
+        }
+        self.received_bytes += count as u64;
+        let Some(buf) = buf else { return Err("the ring lost what it received".to_owned()) };
+        let mut rest = &buf[..count];
+        while !rest.is_empty() {
+            if let Some(receiving) = &mut self.receiving
+                && receiving.have > 0
+            {
+                // Log bytes that began in an earlier piece go on.
+                let from = receiving.place.plus(receiving.have);
+                let to = from.plus(rest.len() as u64);
+                if to > receiving.credit {
+                    return Err("log bytes came beyond the credit".to_owned());
+                }
+                let Some(into) = arena.bytes_mut(from.0..to.0) else {
+                    return Err("the place of log bytes is in use".to_owned());
+                };
+                into.copy_from_slice(rest);
+                receiving.have += rest.len() as u64;
+                return self.parse_arena(arena, pool, place, arrived);
+            }
+            let Some(mut stage) = self.stage.take().or_else(|| pool.get()) else {
+                return Err("no buffer is free for a frame".to_owned());
+            };
+            let room = rest.len().min(stage.len() - self.staged);
+            stage[self.staged..self.staged + room].copy_from_slice(&rest[..room]);
+            self.stage = Some(stage);
+            self.staged += room;
+            rest = &rest[room..];
+            self.parse_stage(arena, place, arrived)?;
+            if room == 0 {
+                return Err("a frame is longer than its limit".to_owned());
+            }
+        }
+        Ok(())
+    }
+
     /// The operation in flight has ended without bytes.
     pub(crate) fn ended(&mut self) {
         self.in_flight = None;
+        self.disarming = false;
         self.finish_ending();
     }
 
     /// Whether the end of the operation in flight was asked for here.
     pub(crate) fn is_ending(&self) -> bool {
-        self.ending
+        self.ending || self.disarming
     }
 
     fn finish_ending(&mut self) {

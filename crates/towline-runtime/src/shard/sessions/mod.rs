@@ -17,6 +17,7 @@ use super::core::Core;
 use super::tag::Tag;
 use incoming::{Arrival, Incoming, Place};
 use outgoing::{Outgoing, Port};
+use rustix::io::Errno;
 
 /// The open sessions.
 pub(crate) struct Sessions {
@@ -110,7 +111,7 @@ impl Sessions {
         set_options(&socket);
         let id = SessionId(self.next_id);
         self.next_id += 1;
-        let (out, incoming) = (Outgoing::default(), Incoming::new());
+        let (out, incoming) = (Outgoing::default(), Incoming::new(peer.is_some()));
         self.open.push(Session { id, fd, socket, peer, state, out, incoming });
         Some(id)
     }
@@ -213,7 +214,7 @@ impl Sessions {
                     session.fail(core, &why);
                 }
             }
-            Tag::RecvStage(id) | Tag::RecvArena(id) => {
+            Tag::RecvStage(id) | Tag::RecvArena(id) | Tag::RecvArmed(id) => {
                 return self.received(core, tag, SessionId(id), completion);
             }
             _ => {}
@@ -235,8 +236,13 @@ impl Sessions {
             Ok(count) => count as usize,
             Err(_) => 0,
         };
+        let arena = core.ring.arena_mut();
         let parsed = if count == 0 {
-            let asked_for = session.incoming.is_ending() && completion.result.is_err();
+            let asked_for = match completion.result {
+                Err(Errno::NOBUFS) => true,
+                Err(_) => session.incoming.is_ending(),
+                Ok(_) => false,
+            };
             session.incoming.ended();
             match completion.result {
                 _ if asked_for => Ok(()),
@@ -244,9 +250,12 @@ impl Sessions {
                 Err(errno) => Err(format!("receive: {errno}")),
             }
         } else if matches!(tag, Tag::RecvStage(_)) {
-            session.incoming.staged(completion.buf, count, core.ring.arena_mut(), &place, &mut arrived)
+            session.incoming.staged(completion.buf, count, arena, &place, &mut arrived)
+        } else if matches!(tag, Tag::RecvArmed(_)) {
+            let (buf, more) = (completion.buf, completion.more);
+            session.incoming.came(buf, count, more, arena, &core.frames, &place, &mut arrived)
         } else {
-            session.incoming.landed(count, core.ring.arena_mut(), &core.frames, &place, &mut arrived)
+            session.incoming.landed(count, arena, &core.frames, &place, &mut arrived)
         };
         let mut position = None;
         for arrival in arrived.drain(..) {
