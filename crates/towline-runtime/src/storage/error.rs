@@ -121,9 +121,9 @@ pub enum OpenError {
     },
     /// Durable bytes of the log are damaged or missing.
     #[error(
-        "{path}: durable bytes {}..{} of the log are damaged: {why}; nothing was changed, `towline log verify` \
+        "{path}: durable bytes {} to {} of the log are damaged: {why}; nothing was changed, `towline log verify` \
          shows more, a copy of the range on another node can replace it",
-        .span.start.0, .span.end.0
+        .span.start, .span.end
     )]
     Corrupt {
         /// The file or directory.

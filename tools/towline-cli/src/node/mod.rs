@@ -212,7 +212,8 @@ fn start_failure(error: StartError) -> Failure {
         },
         _ => Code::Failed,
     };
-    Failure::new(code, error)
+    // Its text holds that of its sources: as a chain they would be said twice.
+    Failure::new(code, anyhow::Error::msg(error.to_string()))
 }
 
 /// How long "ready" waits for a primary to lead.

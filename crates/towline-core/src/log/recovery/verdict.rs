@@ -201,13 +201,13 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::LaterBatch { durable, standing } => {
-                write!(f, "{standing}, but a later batch says that the log was durable up to {}", durable.0)
+                write!(f, "{standing}, but a later batch says that the log was durable up to {durable}")
             }
             Why::Peer { holds, standing } => {
-                write!(f, "{standing}, but a peer holds the log up to {}", holds.0)
+                write!(f, "{standing}, but a peer holds the log up to {holds}")
             }
             Why::Reported { reported, standing } => {
-                write!(f, "{standing}, but this node had reported the log flushed up to {}", reported.0)
+                write!(f, "{standing}, but this node had reported the log flushed up to {reported}")
             }
             Why::Wide { valid_to, standing } => {
                 write!(
