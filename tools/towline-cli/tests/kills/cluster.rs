@@ -29,7 +29,7 @@ impl Victims {
             0..=3 => Victims { primary: true, standbys: [false, false] },
             4..=5 => Victims { primary: false, standbys: [one, !one] },
             6 => Victims { primary: false, standbys: [true, true] },
-            7..=8 => Victims { primary: true, standbys: [one, !one] },
+            7 => Victims { primary: true, standbys: [one, !one] },
             _ => Victims { primary: true, standbys: [true, true] },
         }
     }
@@ -71,7 +71,9 @@ impl Cluster {
         let number = (std::process::id() << 6).wrapping_add(CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let [_, x, y, z] = number.to_be_bytes();
         let free = SocketAddr::from((Ipv4Addr::new(127, 64 | x >> 2, y, z.clamp(1, 254)), 0));
-        let standbys = NAMES.map(|name| NodePlan::standby(name, folder.join(name)).at(free).start());
+        // One flush at a time: what is only in a standby's arena is more, and longer there.
+        let standby = |name: &str| NodePlan::standby(name, folder.join(name)).flag("--flush-depth=1");
+        let standbys = NAMES.map(|name| standby(name).at(free).start());
         let primary = NodePlan::primary(folder.join("p"))
             .at(free)
             .ships_to(&standbys[0])

@@ -13,8 +13,11 @@ use towline::{Committed, Level, Lsn, Window};
 use crate::Random;
 use crate::support::PATIENCE;
 
-/// Payload bytes a second at most: a run of minutes has to fit the retention.
-const BYTES_PER_S: f64 = 4e6;
+/// Payload bytes a second at most.
+const BYTES_PER_S: f64 = 24e6;
+/// Beyond so many of them less by far: however long a round takes, it has to fit the retention.
+const MANY_BYTES: f64 = 100e6;
+const BYTES_PER_S_BEYOND: f64 = 0.3e6;
 /// What may be sent at once when nothing was sent for a while.
 const BURST_BYTES: f64 = 400e3;
 const OUTSTANDING: usize = 1000;
@@ -114,6 +117,7 @@ impl Load {
             random: Random(seed),
             next_key: 0,
             budget: 0.0,
+            spent: 0.0,
             budget_at: Instant::now(),
         };
         let thread = std::thread::spawn(move || sender.run(address));
@@ -189,6 +193,7 @@ struct Sender {
     random: Random,
     next_key: u64,
     budget: f64,
+    spent: f64,
     budget_at: Instant,
 }
 
@@ -243,7 +248,8 @@ impl Sender {
     fn submit(&mut self, client: &mut Client, run: u64, first: usize) {
         let now = Instant::now();
         let since = now.duration_since(self.budget_at).as_secs_f64();
-        self.budget = (self.budget + since * BYTES_PER_S).min(BURST_BYTES);
+        let rate = if self.spent < MANY_BYTES { BYTES_PER_S } else { BYTES_PER_S_BEYOND };
+        self.budget = (self.budget + since * rate).min(BURST_BYTES);
         self.budget_at = now;
         while client.outstanding() < OUTSTANDING && self.budget > 0.0 {
             let records = if self.random.below(16) == 0 { 3 } else { 1 };
@@ -259,7 +265,9 @@ impl Sender {
             journal.appends.push(Append { key, records, level, run, end: End::Waiting });
             drop(journal);
             self.next_key += records;
-            self.budget -= payloads.iter().map(|payload| payload.len() as f64).sum::<f64>();
+            let bytes = payloads.iter().map(|payload| payload.len() as f64).sum::<f64>();
+            self.budget -= bytes;
+            self.spent += bytes;
         }
     }
 }
