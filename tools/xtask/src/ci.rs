@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::memlock;
+
 /// Runs every step; stops at the first that fails.
 pub(crate) fn run(root: &Path, bench: bool) -> Result<()> {
     let cargo = |args: &str| -> Vec<String> {
@@ -34,6 +36,9 @@ pub(crate) fn run(root: &Path, bench: bool) -> Result<()> {
     }
     for (name, command) in steps {
         step(root, name, &command)?;
+        if name == "tests" {
+            memlock::run(root)?;
+        }
     }
     Ok(())
 }

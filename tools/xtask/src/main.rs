@@ -3,6 +3,7 @@
 
 mod arrows;
 mod ci;
+mod memlock;
 mod sources;
 mod text;
 
@@ -23,18 +24,21 @@ struct Args {
 enum Command {
     /// Crate and module arrows, unsafe, file lengths, leftovers, the README's pictures.
     Check,
-    /// Format, lints, checks, tests, doc tests, and a short real benchmark.
+    /// Format, lints, checks, tests (as root also those of an ordinary user), doc tests, and a short real benchmark.
     Ci {
         /// Leave the benchmark out
         #[arg(long)]
         no_bench: bool,
     },
+    /// Of that, only the tests of an ordinary user who may lock 8 MiB of memory.
+    UserTests,
 }
 
 fn main() -> ExitCode {
     let result = workspace_root().and_then(|root| match Args::parse().command {
         Command::Check => check(&root),
         Command::Ci { no_bench } => ci::run(&root, !no_bench),
+        Command::UserTests => memlock::run(&root),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
