@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use support::{Appender, Folder, NodePlan, PATIENCE, assert_refused, command, numbered, text, towline};
+use support::{Appender, Folder, NodePlan, PATIENCE, assert_refused, command, numbered, run, text, towline};
 
 /// The file of the log's first segment; an LSN in it is its offset.
 fn first_segment(dir: &Path) -> PathBuf {
@@ -164,27 +164,30 @@ fn a_directory_that_cannot_be_written_is_refused() {
     let folder = Folder::new();
     let dir = folder.join("p");
     let (plan, records, _) = killed_log(&dir);
-    let shard = dir.join("shard-0");
     for path in [folder.path(), dir.as_path()] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    fs::set_permissions(&shard, fs::Permissions::from_mode(0o555)).unwrap();
+    set_writable(&dir.join("shard-0"), false);
     let mut node = command();
     node.args(plan.arguments());
     // To root nothing is read-only: the node runs as somebody else.
     if rustix::process::getuid().is_root() {
         node.uid(65534).gid(65534);
     }
-    let output = match node.output() {
-        Ok(output) => output,
-        Err(error) => {
-            eprintln!("SKIPPED: another user may not run the program here: {error}");
-            return;
-        }
-    };
-    fs::set_permissions(&shard, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = run(node, b"");
+    set_writable(&dir.join("shard-0"), true);
     assert_refused(&output, 1, &["cannot be written", "shard-0"]);
     assert_eq!(plan.start().tail(), records);
+}
+
+/// A folder with all that is in it.
+fn set_writable(path: &Path, writable: bool) {
+    let mut mode = if path.is_dir() { 0o555 } else { 0o444 };
+    mode |= if writable { 0o200 } else { 0 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    if path.is_dir() {
+        fs::read_dir(path).unwrap().for_each(|entry| set_writable(&entry.unwrap().path(), writable));
+    }
 }
 
 /// A file system of a few MiB; unmounted when dropped.

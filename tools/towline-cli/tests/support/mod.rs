@@ -382,13 +382,15 @@ pub fn towline(arguments: &[&str]) -> Output {
 
 /// Runs `towline` to its end, with input.
 pub fn towline_with(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = command()
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut program = command();
+    program.args(arguments);
+    run(program, input)
+}
+
+/// Runs a program to its end, with input; one that does not end by itself is ended, and the test fails.
+pub fn run(mut program: Command, input: &[u8]) -> Output {
+    let mut child =
+        program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     // The program may end before it has read everything: that is its right.
@@ -411,7 +413,7 @@ pub fn towline_with(arguments: &[&str], input: &[u8]) -> Output {
     ended.1.notify_all();
     watchdog.join().unwrap();
     feeder.join().unwrap();
-    assert!(output.status.code().is_some(), "{arguments:?} did not end by itself: {}", text(&output.stderr));
+    assert!(output.status.code().is_some(), "{program:?} did not end by itself: {}", text(&output.stderr));
     output
 }
 
