@@ -44,11 +44,7 @@ impl Display for Line<'_> {
             }
             Event::StandbyLost { peer, why } => write!(f, "standby {} lost: {why}", name(peer)),
             Event::StandbyMustResync { peer, why } => {
-                write!(
-                    f,
-                    "standby {} MUST RESYNC: {why}; empty its directory and start it again",
-                    name(peer)
-                )
+                write!(f, "standby {} MUST RESYNC: {why}; empty its directory and start it again", name(peer))
             }
             Event::StandbyExcluded { peer, reported, now } => write!(
                 f,

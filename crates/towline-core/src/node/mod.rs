@@ -20,6 +20,7 @@ mod leading;
 mod meta_keeper;
 mod receiving;
 mod restart;
+mod sending;
 mod settle;
 mod shipping;
 mod status;

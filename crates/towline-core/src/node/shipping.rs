@@ -6,11 +6,10 @@
 //! Each standby has one cursor. Bytes behind the cursor come from the arena while they are there and from segment
 //! files when they are not; the cursor passes from one to the other without a gap or a duplicate.
 
-use super::{Event, Node, Output, PeerStatus, Role, Source, note};
+use super::{Event, Node, Output, PeerStatus, Role, note};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use crate::replication::progress::{Report, ShipMode};
 use crate::replication::{Progress, ReportError};
-use crate::types::limits::MAX_SEND_BYTES;
 use crate::types::{Lsn, NodeId, PeerIndex, RegisteredStandby, SessionId, Span, Term, TermHistory};
 
 /// Protocol versions spoken here, oldest and newest.
@@ -18,26 +17,31 @@ pub(super) const VERSIONS: (u16, u16) = (1, 1);
 /// A session ends after this many heartbeats of silence.
 pub(super) const SILENT_HEARTBEATS: u64 = 4;
 
+/// News of the leader's progress waits this long for company, unless somebody waits for it.
+pub(super) const PROGRESS_DELAY_NS: u64 = 1_000_000;
+
 /// One configured standby.
 #[derive(Debug)]
 pub(super) struct Peer {
-    index: PeerIndex,
-    name: String,
-    link: Link,
-    attempts: u32,
-    node: Option<NodeId>,
-    applies: bool,
-    progress: Progress,
-    flight: Option<Span>,
-    told: (Lsn, Lsn, Lsn),
+    pub(super) index: PeerIndex,
+    pub(super) name: String,
+    pub(super) link: Link,
+    pub(super) attempts: u32,
+    pub(super) node: Option<NodeId>,
+    pub(super) applies: bool,
+    pub(super) progress: Progress,
+    pub(super) flight: Option<Span>,
+    pub(super) told: (Lsn, Lsn, Lsn),
     /// A heartbeat is due: one that does not apply hears how far the leader is, too.
-    progress_due: bool,
-    heard_ns: u64,
-    spoke_ns: u64,
+    pub(super) progress_due: bool,
+    /// Since when there is news that it has not been told.
+    pub(super) news_ns: Option<u64>,
+    pub(super) heard_ns: u64,
+    pub(super) spoke_ns: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
+pub(super) enum Link {
     Down {
         retry_ns: u64,
     },
@@ -66,6 +70,7 @@ impl Peer {
             flight: None,
             told: (Lsn(0), Lsn(0), Lsn(0)),
             progress_due: false,
+            news_ns: None,
             heard_ns: 0,
             spoke_ns: 0,
         }
@@ -83,7 +88,7 @@ impl Peer {
     }
 
     /// What the arena must keep for it: nothing when it reads from segments.
-    fn arena_floor(&self) -> Option<Lsn> {
+    pub(super) fn arena_floor(&self) -> Option<Lsn> {
         match (self.link, self.progress.mode()) {
             (Link::Shipping(_), ShipMode::Live) => {
                 Some(self.flight.map_or(self.progress.sent(), |flight| flight.start))
@@ -164,7 +169,12 @@ impl Node {
             .filter_map(|peer| match peer.link {
                 Link::Down { retry_ns } => dials.then_some(retry_ns),
                 Link::Dialing | Link::Closing { .. } => None,
-                _ => Some(peer.spoke_ns + self.config.heartbeat_ns),
+                _ => {
+                    let heartbeat_ns = peer.spoke_ns + self.config.heartbeat_ns;
+                    let news_ns =
+                        peer.news_ns.filter(|_| peer.applies).map(|since_ns| since_ns + PROGRESS_DELAY_NS);
+                    Some(news_ns.map_or(heartbeat_ns, |news_ns| news_ns.min(heartbeat_ns)))
+                }
             })
             .min()
     }
@@ -512,87 +522,6 @@ impl Node {
             Some(_) => {}
             None => self.fetch_sent(session, span),
         }
-    }
-
-    pub(super) fn settle_shipping(&mut self) {
-        for index in 0..self.peers.len() {
-            if let Link::Shipping(session) = self.peers[index].link {
-                self.maybe_send(index, session);
-                self.maybe_tell_progress(index, session);
-            }
-        }
-    }
-
-    fn maybe_send(&mut self, index: usize, session: SessionId) {
-        let peer = &self.peers[index];
-        if peer.flight.is_some() {
-            return;
-        }
-        let (at, credit, end) = (peer.progress.sent(), peer.progress.credit(), self.tail.end().lsn);
-        if self.config.geometry.batch_place(at) < self.segments.log_start() {
-            let message =
-                format!("the standby is at {at}, and the log starts at {}", self.segments.log_start());
-            self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
-            self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
-            self.close(session, &message);
-            return;
-        }
-        let from_arena = at >= self.released;
-        let reach = if from_arena { end } else { self.tail.flushed().lsn };
-        let span = self.segments.stored_from(at, reach.min(credit), MAX_SEND_BYTES);
-        self.set_ship_mode(index, from_arena);
-        if span.is_empty() {
-            return;
-        }
-        let source = if from_arena { Source::Arena } else { Source::Segments };
-        self.out.push_back(Output::Send { session, span, source });
-        let peer = &mut self.peers[index];
-        peer.flight = Some(span);
-        peer.spoke_ns = self.now_ns;
-        // What lies behind a roll is not shipped, but the standby's log goes on behind it.
-        peer.progress.record_sent(self.segments.log_end_of(span));
-    }
-
-    fn set_ship_mode(&mut self, index: usize, from_arena: bool) {
-        let peer = &mut self.peers[index];
-        let place = peer.index;
-        match (peer.progress.mode(), from_arena) {
-            (ShipMode::CatchUp | ShipMode::Idle, true) => {
-                peer.progress.set_mode(ShipMode::Live);
-                // Once streaming, a standby stays a candidate until its session ends, as in PostgreSQL.
-                self.gate.set_live(place, true);
-                self.say(Event::StandbyStreaming { peer: place });
-            }
-            (ShipMode::Live, false) => {
-                peer.progress.set_mode(ShipMode::CatchUp);
-                self.say(Event::StandbyCatchingUp { peer: place });
-            }
-            _ => {}
-        }
-    }
-
-    /// A standby that applies hears at once how far the leader has flushed and what is safe; others with the
-    /// heartbeat.
-    fn maybe_tell_progress(&mut self, index: usize, session: SessionId) {
-        let (flushed, safe) = match self.role {
-            Role::Leading(_) => (self.tail.flushed().lsn, self.safe_flushed()),
-            _ => (self.following.leader_flushed(), self.following.leader_safe()),
-        };
-        let log_start = self.segments.log_start();
-        let now = (flushed, safe, log_start);
-        let wanted = self.applied_wanted;
-        let peer = &mut self.peers[index];
-        let due = wanted || peer.applies || peer.progress_due || peer.told.2 != log_start;
-        if peer.told != now && due {
-            peer.told = now;
-            peer.progress_due = false;
-            self.send_frame(session, Frame::Progress { flushed, safe, log_start });
-        }
-    }
-
-    /// What live standbys still need of the arena.
-    pub(super) fn ship_floor(&self) -> Option<Lsn> {
-        self.peers.iter().filter_map(Peer::arena_floor).min()
     }
 
     pub(super) fn close_peers(&mut self, why: &str) {

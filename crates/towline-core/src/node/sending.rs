@@ -1,0 +1,97 @@
+//! What goes out to each standby that is shipping: log bytes from wherever they are, and how far the leader is.
+
+use super::shipping::{Link, PROGRESS_DELAY_NS, Peer};
+use super::{Event, Node, Output, Role, Source};
+use crate::format::{Frame, RefusalCode};
+use crate::replication::progress::ShipMode;
+use crate::types::limits::MAX_SEND_BYTES;
+use crate::types::{Lsn, SessionId};
+
+impl Node {
+    pub(super) fn settle_shipping(&mut self) {
+        for index in 0..self.peers.len() {
+            if let Link::Shipping(session) = self.peers[index].link {
+                self.maybe_send(index, session);
+                self.maybe_tell_progress(index, session);
+            }
+        }
+    }
+
+    fn maybe_send(&mut self, index: usize, session: SessionId) {
+        let peer = &self.peers[index];
+        if peer.flight.is_some() {
+            return;
+        }
+        let (at, credit, end) = (peer.progress.sent(), peer.progress.credit(), self.tail.end().lsn);
+        if self.config.geometry.batch_place(at) < self.segments.log_start() {
+            let message =
+                format!("the standby is at {at}, and the log starts at {}", self.segments.log_start());
+            self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
+            self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
+            self.close(session, &message);
+            return;
+        }
+        let from_arena = at >= self.released;
+        let reach = if from_arena { end } else { self.tail.flushed().lsn };
+        let span = self.segments.stored_from(at, reach.min(credit), MAX_SEND_BYTES);
+        self.set_ship_mode(index, from_arena);
+        if span.is_empty() {
+            return;
+        }
+        let source = if from_arena { Source::Arena } else { Source::Segments };
+        self.out.push_back(Output::Send { session, span, source });
+        let peer = &mut self.peers[index];
+        peer.flight = Some(span);
+        peer.spoke_ns = self.now_ns;
+        // What lies behind a roll is not shipped, but the standby's log goes on behind it.
+        peer.progress.record_sent(self.segments.log_end_of(span));
+    }
+
+    fn set_ship_mode(&mut self, index: usize, from_arena: bool) {
+        let peer = &mut self.peers[index];
+        let place = peer.index;
+        match (peer.progress.mode(), from_arena) {
+            (ShipMode::CatchUp | ShipMode::Idle, true) => {
+                peer.progress.set_mode(ShipMode::Live);
+                // Once streaming, a standby stays a candidate until its session ends, as in PostgreSQL.
+                self.gate.set_live(place, true);
+                self.say(Event::StandbyStreaming { peer: place });
+            }
+            (ShipMode::Live, false) => {
+                peer.progress.set_mode(ShipMode::CatchUp);
+                self.say(Event::StandbyCatchingUp { peer: place });
+            }
+            _ => {}
+        }
+    }
+
+    /// A standby that applies hears at once how far the leader has flushed and what is safe while somebody waits for
+    /// that; else within a millisecond, because the next batch carries the flushed watermark anyway and a frame for
+    /// every flush would cost as much as the batch. Others hear with the heartbeat.
+    fn maybe_tell_progress(&mut self, index: usize, session: SessionId) {
+        let (flushed, safe) = match self.role {
+            Role::Leading(_) => (self.tail.flushed().lsn, self.safe_flushed()),
+            _ => (self.following.leader_flushed(), self.following.leader_safe()),
+        };
+        let log_start = self.segments.log_start();
+        let now = (flushed, safe, log_start);
+        let wanted = self.applied_wanted;
+        let peer = &mut self.peers[index];
+        if peer.told == now {
+            return;
+        }
+        let since_ns = *peer.news_ns.get_or_insert(self.now_ns);
+        let waited = peer.applies && self.now_ns.saturating_sub(since_ns) >= PROGRESS_DELAY_NS;
+        if wanted || waited || peer.progress_due || peer.told.2 != log_start {
+            peer.told = now;
+            peer.progress_due = false;
+            peer.news_ns = None;
+            self.send_frame(session, Frame::Progress { flushed, safe, log_start });
+        }
+    }
+
+    /// What live standbys still need of the arena.
+    pub(super) fn ship_floor(&self) -> Option<Lsn> {
+        self.peers.iter().filter_map(Peer::arena_floor).min()
+    }
+}
