@@ -71,7 +71,7 @@ pub struct Race {
     /// The lowest median at depth 1. DSYNC wins unless another beats it by a fifth: the others need a worker
     /// thread for each flush, and a device that prefers them does so by a factor of two.
     pub best: Primitive,
-    /// Flushes worth keeping in flight: doubling them gains less than a fifth, or the limit of 8.
+    /// Flushes in flight with which a saturated log waits least, 2 to 8.
     pub flush_depth: u32,
 }
 
@@ -108,11 +108,6 @@ pub fn race(place: &Place, duration: Duration) -> Result<Race, FloorError> {
 }
 
 impl PrimitiveResult {
-    /// What the best median would give.
-    fn undisturbed_per_s(&self) -> f64 {
-        f64::from(self.depth) * 1e9 / self.best_p50_ns.max(1) as f64
-    }
-
     fn new(primitive: Primitive, depth: u32, mut turns: Vec<DepthRate>) -> Self {
         let measured = turns.iter_mut().filter(|turn| !turn.ns.is_empty());
         let best_p50_ns = measured.map(|turn| quantile(&mut turn.ns, 0.5)).min().unwrap_or(0);
@@ -136,12 +131,17 @@ fn fastest(results: &[PrimitiveResult]) -> Primitive {
         .map_or(dsync, |result| result.primitive)
 }
 
+/// With d flushes in flight a random arrival waits for a d-th of a flush in the middle until its own begins, so a
+/// saturated log has a median of about F(d) × (1 + 1/2d). The depth that makes it least is the one to use: a deeper
+/// queue makes each flush slower and batches smaller, a shallower one makes arrivals wait.
 fn worthwhile_depth(by_depth: &[PrimitiveResult]) -> u32 {
+    let saturated_p50 =
+        |result: &PrimitiveResult| result.best_p50_ns as f64 * (1.0 + 0.5 / f64::from(result.depth));
     by_depth
-        .windows(2)
-        .find(|pair| pair[1].undisturbed_per_s() < 1.2 * pair[0].undisturbed_per_s())
-        .map_or(MAX_FLUSH_DEPTH, |pair| pair[0].depth)
-        .clamp(MIN_FLUSH_DEPTH, MAX_FLUSH_DEPTH)
+        .iter()
+        .filter(|result| result.samples > 0 && (MIN_FLUSH_DEPTH..=MAX_FLUSH_DEPTH).contains(&result.depth))
+        .min_by(|a, b| saturated_p50(a).total_cmp(&saturated_p50(b)))
+        .map_or(MIN_FLUSH_DEPTH, |result| result.depth)
 }
 
 const TURNS: u32 = 4;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_stops_where_doubling_gains_little() {
+    fn the_depth_is_the_one_with_which_a_saturated_log_waits_least() {
         let depth_for = |latencies_ns: [u64; 6]| {
             let results: Vec<_> = DEPTHS
                 .into_iter()
@@ -192,9 +192,10 @@ mod tests {
                 .collect();
             worthwhile_depth(&results)
         };
-        assert_eq!(depth_for([100, 110, 140, 260, 400, 600]), 4);
+        assert_eq!(depth_for([98, 112, 169, 181, 200, 250]), 2);
+        assert_eq!(depth_for([100, 110, 112, 260, 400, 600]), 4);
         assert_eq!(depth_for([100, 200, 400, 800, 1_600, 3_200]), 2, "a device that does one at a time");
-        assert_eq!(depth_for([100, 110, 140, 170, 295, 400]), 8);
+        assert_eq!(depth_for([100, 110, 108, 109, 295, 400]), 8);
     }
 
     #[test]
