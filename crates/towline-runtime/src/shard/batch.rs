@@ -33,6 +33,14 @@ pub(crate) struct Batches {
     /// When the open batch was last seen empty.
     seen_empty_ns: u64,
     pub(crate) sealed: u64,
+    /// Tickets and bytes of the batch before.
+    last_tickets: usize,
+    last_bytes: u64,
+    /// Flushes that have ended, and when the last did.
+    flushes: u64,
+    flushed_ns: u64,
+    /// A growing batch: its end at the last look, and when it was looked at first.
+    gathering: Option<(u64, u64)>,
     /// Tickets given to the node.
     pub(crate) handed_over: u64,
 }
@@ -59,6 +67,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) geometry: Geometry,
     pub(crate) now_ns: u64,
     pub(crate) hold_limit_ns: u64,
+    /// Flushes that have ended so far.
+    pub(crate) flushes: u64,
 }
 
 impl Batches {
@@ -73,6 +83,11 @@ impl Batches {
             seen_empty_ns: 0,
             sealed: 0,
             handed_over: 0,
+            last_tickets: 0,
+            last_bytes: 0,
+            flushes: 0,
+            flushed_ns: 0,
+            gathering: None,
         }
     }
 
@@ -138,6 +153,10 @@ impl Batches {
     pub(crate) fn turn(&mut self, with: &mut Surroundings<'_>) -> Result<(), Fault> {
         self.maybe_open(with)?;
         self.put_rules(with);
+        if self.flushes != with.flushes {
+            self.flushes = with.flushes;
+            self.flushed_ns = with.now_ns;
+        }
         self.raise_limit(with.arena, with.shared, with.now_ns);
         if self.closed.is_none() {
             self.maybe_close(with);
@@ -222,10 +241,25 @@ impl Batches {
         }
         match with.brain.node.wants_batch() {
             BatchWish::No => {}
-            BatchWish::IfAny if !has_records(&open) => {}
+            BatchWish::IfAny if !has_records(&open) || self.is_gathering(&open, with.now_ns) => {}
             BatchWish::IfAny | BatchWish::EvenEmpty => self.close_and_open(with),
             BatchWish::CloseOnly => self.close_only(with),
         }
+    }
+
+    /// Whether a slot that is free should wait a few microseconds for company: for the clients of the flush that has
+    /// just ended, which are about to append again, and for a burst that is still coming. Without it the slot takes
+    /// the first of them alone, and the others wait for a whole flush. A log with one ticket per batch never waits.
+    fn is_gathering(&mut self, open: &BatchExtent, now_ns: u64) -> bool {
+        if self.last_tickets <= 1 {
+            return false;
+        }
+        let returning = now_ns.saturating_sub(self.flushed_ns) < RETURN_LIMIT_NS
+            && open.end - open.start < self.last_bytes;
+        let (end, since_ns) = self.gathering.unwrap_or((0, now_ns));
+        let growing = open.end != end && now_ns.saturating_sub(since_ns) < GATHER_LIMIT_NS;
+        self.gathering = (returning || growing).then_some((open.end, since_ns));
+        returning || growing
     }
 
     /// One swap closes this batch and opens the next: producers see no gap.
@@ -301,6 +335,8 @@ impl Batches {
         self.position.records += u64::from(summary.records);
         self.position.payload_bytes += summary.payload_bytes;
         self.sealed += 1;
+        self.last_tickets = in_batch;
+        self.last_bytes = extent.end - extent.start;
         Ok(())
     }
 }
@@ -381,3 +417,8 @@ fn put_rule(record: &mut [u8], (version, rule): &(u64, String)) {
 fn cannot(start: Lsn, why: &str) -> Fault {
     Fault::new(Span::new(start, start), &format!("batch at {start}: {why}"))
 }
+
+/// A burst is waited for at most this long: a small part of any flush.
+const GATHER_LIMIT_NS: u64 = 10_000;
+/// Clients that were just acknowledged come back within this, if they come at once.
+const RETURN_LIMIT_NS: u64 = 8_000;

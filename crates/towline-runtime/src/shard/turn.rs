@@ -293,6 +293,7 @@ impl Shard {
             geometry: core.geometry,
             now_ns: core.now_ns,
             hold_limit_ns: self.hold_limit_ns,
+            flushes: self.writes.flushes,
         };
         if let Err(fault) = self.batches.turn(&mut with) {
             core.brain.handle(fault.into_input());
