@@ -151,6 +151,10 @@ impl Incoming {
                     Err(error) => return Err(error.to_string()),
                 }
             }
+            if receiving.have > 0 {
+                // In the middle of a batch nothing but its rest can come, and that waits for credit.
+                return Ok(());
+            }
         }
         if self.stays_armed && self.receiving.is_none() && ring.has_multishot() {
             match ring.recv_multishot(fd, Tag::RecvArmed(id).pack()) {
