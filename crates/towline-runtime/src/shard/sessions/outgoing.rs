@@ -142,10 +142,14 @@ impl Outgoing {
     /// # Errors
     /// What ends the connection.
     pub(crate) fn drive(&mut self, port: &mut Port<'_>, fd: RingFd, id: u64, tag: Tag) -> Result<(), String> {
-        self.read_ahead(port, id)?;
-        if self.in_flight.is_some() || !self.put_batch_first() {
+        if self.in_flight.is_some() {
+            return self.read_ahead(port, id);
+        }
+        // The order first, then the read: nothing else would start it for a span that overtakes a frame.
+        if !self.put_batch_first() {
             return Ok(());
         }
+        self.read_ahead(port, id)?;
         match self.items.front() {
             None => Ok(()),
             Some(Item::Frames(len)) => {
