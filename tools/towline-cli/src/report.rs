@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use towline_report::{Report, RunFolder, print_tables};
+use towline_report::{Report, RunFolder, print_tables, write_index};
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::out;
@@ -26,5 +26,12 @@ pub(crate) fn report(args: ReportArgs) -> Outcome {
     print_tables(&report);
     RunFolder::at(&folder).write(&report).map_err(|error| Failure::new(Code::Failed, error))?;
     out::line(&format!("page: {}", folder.join("report.html").display()))?;
+    // A run in its usual place is one of a collection, which has a page of its own.
+    if let Some(results) =
+        folder.parent().filter(|runs| runs.ends_with("runs")).and_then(|runs| runs.parent())
+    {
+        write_index(results).map_err(|error| Failure::new(Code::Failed, error))?;
+        out::line(&format!("all runs: {}", results.join("index.html").display()))?;
+    }
     Ok(())
 }
