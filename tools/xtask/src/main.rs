@@ -55,6 +55,7 @@ fn check(root: &Path) -> Result<()> {
     let mut findings = arrows::crate_arrows(root)?;
     findings.extend(arrows::module_arrows(&files));
     findings.extend(sources::findings(&files));
+    findings.extend(sources::stale_exceptions(&files));
     findings.extend(sources::readme_findings(root)?);
     for finding in &findings {
         eprintln!("{finding}");

@@ -29,7 +29,7 @@ fn refused(place: &Place, at: Lsn) -> OpenError {
     let error = place.open().unwrap_err();
     assert!(matches!(&error, OpenError::Corrupt { span, .. } if span.start == at), "{error}");
     assert_eq!(error.exit_code(), 3);
-    assert!(error.to_string().contains(&at.0.to_string()), "{error}");
+    assert!(error.to_string().contains(&at.to_string()), "{error}");
     assert!(contents(&place.path) == before, "a refused directory is left as it was");
     error
 }
