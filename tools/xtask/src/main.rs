@@ -24,13 +24,13 @@ struct Args {
 enum Command {
     /// Crate and module arrows, unsafe, file lengths, leftovers, the README's pictures.
     Check,
-    /// Format, lints, checks, tests (as root also those of an ordinary user), doc tests, and a short real benchmark.
+    /// Format, lints, checks, tests, doc tests, and a short real benchmark.
     Ci {
         /// Leave the benchmark out
         #[arg(long)]
         no_bench: bool,
     },
-    /// Of that, only the tests of an ordinary user who may lock 8 MiB of memory.
+    /// The integration tests, as root, in the name of an ordinary user who may lock 8 MiB of memory.
     UserTests,
 }
 
