@@ -302,7 +302,7 @@ impl Client {
         self.end_of(request)
     }
 
-    /// The shard's status, as JSON text ([`ShardStatus`](crate::ShardStatus)): watermarks, exposure, each standby.
+    /// The shard's status, as JSON text (a `ShardStatus` of `towline_runtime`): watermarks, exposure, each standby.
     ///
     /// # Errors
     /// [`ClientError::Lost`] and [`ClientError::Protocol`].

@@ -82,7 +82,7 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     #[serde(default, deserialize_with = "toml_duration")]
     heartbeat: Option<Duration>,
-    /// Record every input of the state machines into FILE.<shard>, to be replayed
+    /// Record every input of the state machines into `FILE.SHARD`, to be replayed
     #[arg(long, value_name = "FILE")]
     record_inputs: Option<PathBuf>,
     /// Stop cleanly when standard input ends: whoever started this node has gone
