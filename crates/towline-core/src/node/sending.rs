@@ -26,10 +26,7 @@ impl Node {
         if self.config.geometry.batch_place(at) < self.segments.log_start() {
             let message =
                 format!("the standby is at {at}, and the log starts at {}", self.segments.log_start());
-            self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
-            self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
-            self.close(session, &message);
-            return;
+            return self.tell_to_resync(index, session, message);
         }
         let from_arena = at >= self.released;
         let reach = if from_arena { end } else { self.tail.flushed().lsn };
@@ -45,6 +42,13 @@ impl Node {
         peer.spoke_ns = self.now_ns;
         // What lies behind a roll is not shipped, but the standby's log goes on behind it.
         peer.progress.record_sent(self.segments.log_end_of(span));
+    }
+
+    /// The log no longer has what this standby needs next: said to it, to the operator, and the session ends.
+    pub(super) fn tell_to_resync(&mut self, index: usize, session: SessionId, message: String) {
+        self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
+        self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
+        self.close(session, &message);
     }
 
     fn set_ship_mode(&mut self, index: usize, from_arena: bool) {

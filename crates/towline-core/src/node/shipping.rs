@@ -415,10 +415,7 @@ impl Node {
                 self.segments.log_start(),
                 self.tail.end().lsn
             );
-            self.say(Event::StandbyMustResync { peer, why: message.clone() });
-            self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
-            self.close(session, &message);
-            return;
+            return self.tell_to_resync(index, session, message);
         }
         if let Err(ReportError::LostDurableData { reported, now }) = self.peers[index].progress.ready(from) {
             self.exclude(index, reported, now);
