@@ -49,6 +49,31 @@ pub enum Event {
         /// Open.
         live: bool,
     },
+    /// A node leads from here on, after whatever happened: its log holds what the history holds up to `end`, and no
+    /// more. What was acknowledged past `end` is lost; what was not acknowledged will not be. Standbys, sessions and
+    /// rules are told anew behind it.
+    Leads {
+        /// The node.
+        node: u64,
+        /// Where its log ended when its term began.
+        end: Lsn,
+    },
+    /// Something happened to a node.
+    Damage {
+        /// The node.
+        node: u64,
+        /// What.
+        damage: Damage,
+    },
+    /// From here on standbys apply only what the sync rule has made safe (else: what the primary has flushed).
+    AppliesSafe,
+    /// A read on this node may see the log up to here.
+    Applied {
+        /// The node.
+        node: u64,
+        /// The position.
+        lsn: Lsn,
+    },
     /// The standby counts no more.
     Excluded {
         /// The standby.
@@ -131,6 +156,20 @@ pub enum Event {
         /// Acknowledged payload bytes past the safe position.
         exposure_bytes: u64,
     },
+}
+
+/// What can happen to a node. Ordered: a worse one takes whatever the others take.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Damage {
+    /// A clean stop: everything accepted is there again.
+    Stopped,
+    /// The process died; its memory that outlives it and its disk are there again.
+    Killed,
+    /// What was not flushed is gone.
+    PowerCut,
+    /// The disk is gone, or came back empty.
+    DiskLost,
 }
 
 /// An append that waits.

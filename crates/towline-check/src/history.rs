@@ -9,8 +9,8 @@ struct Batch {
     after: Position,
 }
 
-/// The log of a history, growing at its end.
-#[derive(Debug)]
+/// The log of a history: grows at its end, and loses its tail when a leader begins with less.
+#[derive(Debug, Default)]
 pub(crate) struct Batches {
     start: Position,
     list: Vec<Batch>,
@@ -21,8 +21,8 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    pub(crate) fn new(start: Position, capacity: usize) -> Batches {
-        Batches { start, list: Vec::new(), oldest: MinTree::new(capacity), acked: SumTree::new(capacity) }
+    pub(crate) fn new(start: Position) -> Batches {
+        Batches { start, ..Batches::default() }
     }
 
     pub(crate) fn start(&self) -> Lsn {
@@ -40,12 +40,18 @@ impl Batches {
             records: before.records.saturating_add(records),
             payload_bytes: before.payload_bytes.saturating_add(payload_bytes),
         };
-        if records > 0 {
-            self.oldest.lower(self.list.len(), accepted_ns);
-        }
+        self.oldest.push(if records > 0 { accepted_ns } else { u64::MAX });
         // Until a ticket claims them, bytes belong to appends that nobody waits for.
-        self.acked.add(self.list.len(), i128::from(payload_bytes));
+        self.acked.push(i128::from(payload_bytes));
         self.list.push(Batch { end, after });
+    }
+
+    /// Forgets what lies past `end`.
+    pub(crate) fn cut(&mut self, end: Lsn) {
+        let kept = self.list.partition_point(|batch| batch.end <= end);
+        self.list.truncate(kept);
+        self.oldest.truncate(kept);
+        self.acked.truncate(kept);
     }
 
     /// The batch that holds the byte before `end`.
@@ -97,17 +103,45 @@ impl Batches {
     }
 }
 
-/// Range minimum with updates that lower.
-#[derive(Debug)]
+/// Range minimum over a list that grows and shrinks at its end.
+#[derive(Debug, Default)]
 struct MinTree {
+    len: usize,
+    /// Room for leaves; a power of two, or 0.
     leaves: usize,
     nodes: Vec<u64>,
 }
 
 impl MinTree {
-    fn new(capacity: usize) -> MinTree {
-        let leaves = capacity.max(1).next_power_of_two();
-        MinTree { leaves, nodes: vec![u64::MAX; 2 * leaves] }
+    fn push(&mut self, value: u64) {
+        if self.len == self.leaves {
+            self.grow();
+        }
+        self.len += 1;
+        self.lower(self.len - 1, value);
+    }
+
+    /// Twice the leaves; each is paid for by the pushes that filled the half before.
+    fn grow(&mut self) {
+        let old: Vec<u64> = self.nodes.get(self.leaves..).unwrap_or_default().to_vec();
+        self.leaves = (2 * self.leaves).max(64);
+        self.nodes = vec![u64::MAX; 2 * self.leaves];
+        self.nodes[self.leaves..self.leaves + old.len()].copy_from_slice(&old);
+        for node in (1..self.leaves).rev() {
+            self.nodes[node] = self.nodes[2 * node].min(self.nodes[2 * node + 1]);
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        for index in len..self.len {
+            let mut node = self.leaves + index;
+            self.nodes[node] = u64::MAX;
+            while node > 1 {
+                node /= 2;
+                self.nodes[node] = self.nodes[2 * node].min(self.nodes[2 * node + 1]);
+            }
+        }
+        self.len = self.len.min(len);
     }
 
     fn lower(&mut self, index: usize, value: u64) {
@@ -138,33 +172,100 @@ impl MinTree {
     }
 }
 
-/// Suffix sums with updates (a Fenwick tree).
+/// Suffix sums over a list that grows and shrinks at its end (a Fenwick tree, its first node unused).
 #[derive(Debug)]
 struct SumTree {
     nodes: Vec<i128>,
-    total: i128,
+}
+
+impl Default for SumTree {
+    fn default() -> SumTree {
+        SumTree { nodes: vec![0] }
+    }
 }
 
 impl SumTree {
-    fn new(capacity: usize) -> SumTree {
-        SumTree { nodes: vec![0; capacity + 1], total: 0 }
+    fn push(&mut self, value: i128) {
+        let node = self.nodes.len();
+        let (mut sum, mut step) = (value, 1);
+        while step < lowest_bit(node) {
+            sum += self.nodes[node - step];
+            step *= 2;
+        }
+        self.nodes.push(sum);
+    }
+
+    /// No node sums over what lies behind it.
+    fn truncate(&mut self, len: usize) {
+        self.nodes.truncate(len + 1);
     }
 
     fn add(&mut self, index: usize, value: i128) {
-        self.total += value;
         let mut node = index + 1;
         while let Some(sum) = self.nodes.get_mut(node) {
             *sum += value;
-            node += node & node.wrapping_neg();
+            node += lowest_bit(node);
         }
     }
 
     fn total_from(&self, index: usize) -> i128 {
-        let (mut before, mut node) = (0, index);
+        self.sum_of_first(self.nodes.len() - 1) - self.sum_of_first(index)
+    }
+
+    fn sum_of_first(&self, count: usize) -> i128 {
+        let (mut sum, mut node) = (0, count);
         while node > 0 {
-            before += self.nodes[node];
-            node -= node & node.wrapping_neg();
+            sum += self.nodes[node];
+            node -= lowest_bit(node);
         }
-        self.total - before
+        sum
+    }
+}
+
+fn lowest_bit(node: usize) -> usize {
+    node & node.wrapping_neg()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_and_minima_are_those_of_a_plain_list_through_pushes_changes_and_cuts() {
+        let (mut sums, mut minima) = (SumTree::default(), MinTree::default());
+        let mut plain: Vec<(i128, u64)> = Vec::new();
+        let mut state = 1u64;
+        let mut next = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for _ in 0..3000 {
+            match next(10) {
+                0 if !plain.is_empty() => {
+                    let kept = plain.len() - next(1 + plain.len() as u64 / 8) as usize;
+                    plain.truncate(kept);
+                    sums.truncate(kept);
+                    minima.truncate(kept);
+                }
+                1..4 if !plain.is_empty() => {
+                    let (at, value) = (next(plain.len() as u64) as usize, next(1000));
+                    plain[at].0 += i128::from(value);
+                    plain[at].1 = plain[at].1.min(value);
+                    sums.add(at, i128::from(value));
+                    minima.lower(at, value);
+                }
+                _ => {
+                    let value = next(1000);
+                    plain.push((i128::from(value), value));
+                    sums.push(i128::from(value));
+                    minima.push(value);
+                }
+            }
+            let from = next(plain.len() as u64 + 1) as usize;
+            let to = from + next((plain.len() - from) as u64 + 1) as usize;
+            assert_eq!(sums.total_from(from), plain[from..].iter().map(|item| item.0).sum::<i128>());
+            let least = plain[from..to].iter().map(|item| item.1).min().unwrap_or(u64::MAX);
+            assert_eq!(minima.least(from, to), least);
+        }
     }
 }

@@ -38,6 +38,8 @@ pub struct Summary {
     pub waited_for_window: u64,
     /// Acks that were degraded.
     pub degraded_acks: u64,
+    /// Acks without a window, or with window 0, that needed standbys.
+    pub remote_acks: u64,
     /// Tickets that ended as indeterminate.
     pub indeterminate: u64,
     /// Tickets that had not ended.
@@ -50,4 +52,18 @@ pub struct Summary {
     pub max_fill_ns: u64,
     /// Largest recomputed exposure per stage (written, flushed, applied), at acks.
     pub max_exposure_bytes: [u64; 3],
+    /// Gauges that were compared with the truth.
+    pub gauges: u64,
+    /// The most that one of them was above it.
+    pub max_gauge_excess_bytes: u64,
+    /// Leaderships after the first.
+    pub leaderships: u64,
+    /// What happened to nodes.
+    pub damages: u64,
+    /// Acks whose records a later leader does not have, by level achieved; those under a window count apart.
+    pub lost: [u64; 5],
+    /// Of acks under a window that is not ∞.
+    pub lost_windowed: u64,
+    /// Of all lost ones, those whose level did not promise to survive what happened.
+    pub lost_excused: u64,
 }

@@ -42,6 +42,8 @@ pub(crate) struct Quorum {
     pub(crate) standbys: Vec<Standby>,
     pub(crate) generations: Vec<Generation>,
     pub(crate) in_force: usize,
+    /// Nobody waits under the generations before, and they are not followed any more.
+    pub(crate) watched_from: usize,
 }
 
 impl Quorum {
@@ -69,8 +71,8 @@ impl Quorum {
 
     /// Takes the newest facts in.
     pub(crate) fn recompute(&mut self) {
-        for index in 0..self.generations.len() {
-            let Some(rule) = self.generations[index].rule.clone() else { continue };
+        for index in self.watched_from..self.generations.len() {
+            let Some(rule) = self.generations[index].rule.take() else { continue };
             let counted = self.counted(&rule);
             let k = usize::from(rule.k);
             let mut safe = self.generations[index].safe;
@@ -89,6 +91,7 @@ impl Quorum {
                 };
             }
             self.generations[index].safe = safe;
+            self.generations[index].rule = Some(rule);
         }
     }
 
@@ -103,6 +106,22 @@ impl Quorum {
             };
         }
         bound
+    }
+
+    /// The nodes that have the log up to `lsn` at a stage, of those that count under the rules from generation
+    /// `from` on; and the least k of these rules.
+    pub(crate) fn holders(&self, from: usize, stage: Stage, lsn: Lsn) -> (Vec<u64>, usize) {
+        let mut nodes = Vec::new();
+        let mut least_k = usize::MAX;
+        for rule in self.generations.iter().skip(from).filter_map(|generation| generation.rule.as_ref()) {
+            let held =
+                self.counted(rule).into_iter().filter(|s| mark(s, stage).is_some_and(|mark| mark >= lsn));
+            nodes.extend(held.map(|standby| standby.node));
+            least_k = least_k.min(usize::from(rule.k));
+        }
+        nodes.sort_unstable();
+        nodes.dedup();
+        (nodes, least_k)
     }
 
     /// Whether every rule from generation `from` on has enough streaming standbys.

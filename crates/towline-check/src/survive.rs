@@ -107,19 +107,49 @@ impl LostSpan {
 /// What was lost of the records acknowledged under one window.
 pub fn lost_span(acked: &[AckedRecord], found: &[FoundRecord]) -> LostSpan {
     let found: HashSet<(Lsn, u64)> = found.iter().map(|record| (record.lsn, record.key)).collect();
-    let mut lost: Vec<&AckedRecord> =
-        acked.iter().filter(|record| !found.contains(&(record.lsn, record.key))).collect();
-    lost.sort_unstable_by_key(|record| record.lsn);
-    let (Some(first), Some(last)) = (lost.first(), lost.last()) else { return LostSpan::default() };
-    let earliest_ns = lost.iter().map(|record| record.accepted_ns).min().unwrap_or(0);
-    let latest_ns = lost.iter().map(|record| record.accepted_ns).max().unwrap_or(0);
-    LostSpan {
-        lost: lost.len() as u64,
-        records: last.records_through.saturating_sub(first.records_through).saturating_add(1),
-        payload_bytes: last
-            .payload_through
-            .saturating_sub(first.payload_through)
-            .saturating_add(first.payload_bytes),
-        accepted_spread_ns: latest_ns - earliest_ns,
+    acked
+        .iter()
+        .filter(|record| !found.contains(&(record.lsn, record.key)))
+        .fold(None, |extent, record| Some(span_of(extent, record)))
+        .map_or_else(LostSpan::default, |extent: Extent| extent.lost_span())
+}
+
+/// The outermost of some records, in the log and in time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    count: u64,
+    first: AckedRecord,
+    last: AckedRecord,
+    earliest_ns: u64,
+    latest_ns: u64,
+}
+
+/// The extent with one record more.
+pub(crate) fn span_of(extent: Option<Extent>, record: &AckedRecord) -> Extent {
+    let at = record.accepted_ns;
+    let Some(old) = extent else {
+        return Extent { count: 1, first: *record, last: *record, earliest_ns: at, latest_ns: at };
+    };
+    Extent {
+        count: old.count + 1,
+        first: if record.lsn < old.first.lsn { *record } else { old.first },
+        last: if record.lsn > old.last.lsn { *record } else { old.last },
+        earliest_ns: old.earliest_ns.min(at),
+        latest_ns: old.latest_ns.max(at),
+    }
+}
+
+impl Extent {
+    pub(crate) fn lost_span(&self) -> LostSpan {
+        let Extent { count, first, last, earliest_ns, latest_ns } = self;
+        LostSpan {
+            lost: *count,
+            records: last.records_through.saturating_sub(first.records_through).saturating_add(1),
+            payload_bytes: last
+                .payload_through
+                .saturating_sub(first.payload_through)
+                .saturating_add(first.payload_bytes),
+            accepted_spread_ns: latest_ns - earliest_ns,
+        }
     }
 }

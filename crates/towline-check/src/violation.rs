@@ -91,6 +91,14 @@ pub enum Kind {
     DegradedWithoutNeed,
     /// Healed before the standbys had what was flushed when they came back.
     HealedTooEarly,
+    /// A read could see what the primary had not flushed.
+    AppliedUnflushed,
+    /// A read could see what the rule had not made safe, where that was asked for.
+    AppliedUnsafe,
+    /// A leader's log ends where no batch of the history ends.
+    LeaderElsewhere,
+    /// Two copies of the log hold different bytes at one place.
+    Diverged,
     /// The exposure gauge is below the truth.
     ExposureUnderstated,
     /// An acknowledged record is gone.

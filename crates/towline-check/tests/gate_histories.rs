@@ -173,7 +173,8 @@ impl Recorder {
                 let flushed = self.flushed_by[*peer].max(last.saturating_sub(lags[0] + lags[1]));
                 self.flushed_by[*peer] = flushed;
                 let written = flushed.max(last.saturating_sub(lags[0]));
-                let applied = flushed.saturating_sub(lags[2]);
+                // A standby applies only what it was told to be flushed on the primary.
+                let applied = flushed.saturating_sub(lags[2]).min(self.flushed);
                 let [written, flushed, applied] = [written, flushed, applied].map(|index| self.ends[index]);
                 self.events.push(Event::Report {
                     peer: *peer as u16,
