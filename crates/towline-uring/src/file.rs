@@ -271,7 +271,7 @@ const BLOCK: usize = 4096;
 const ZERO_CHUNK: usize = 1 << 20;
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     #[test]
@@ -326,8 +326,12 @@ mod tests {
         assert!(DataFile::open("/proc/self/oom_score_adj", FileMode::Buffered).is_ok());
     }
 
-    /// Beside the test binary: on the disk, not in memory.
-    fn disk_dir() -> tempfile::TempDir {
-        tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap()
+    /// On the disk that the build is on, not in memory, where integration tests have theirs (`CARGO_TARGET_TMPDIR`,
+    /// which unit tests are not told): the folder beside this program may be another user's.
+    pub(crate) fn disk_dir() -> tempfile::TempDir {
+        let program = std::env::current_exe().unwrap();
+        let temporary = program.ancestors().nth(3).unwrap().join("tmp");
+        std::fs::create_dir_all(&temporary).unwrap();
+        tempfile::tempdir_in(temporary).unwrap()
     }
 }

@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_short_race_on_the_real_disk_leaves_no_file() {
-        let dir = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
+        let dir = crate::file::tests::disk_dir();
         let place = Place::new(dir.path(), FileMode::Direct);
         let race = race(&place, Duration::from_millis(600)).unwrap();
         assert_eq!(race.results.len(), 9);

@@ -235,6 +235,11 @@ fn records_survive_many_rounds_under_concurrency() {
                 voids += check_records(owner.bytes(batch.first..batch.end).unwrap(), &mut seen);
                 owner.publish(end).unwrap();
                 starts.push_back(batch.start);
+                // However busy the machine is: before anything is released the reader has had a turn.
+                let deadline = Instant::now() + Duration::from_secs(10);
+                while copies.load(Ordering::Relaxed) == 0 && Instant::now() < deadline {
+                    thread::yield_now();
+                }
                 if owner.open_extent().is_none() {
                     // The next batch may need the room that this release gives.
                     starts.clear();
@@ -251,11 +256,6 @@ fn records_survive_many_rounds_under_concurrency() {
             owner.release(starts.front().copied().unwrap_or(0));
             let limit = owner.floor() + owner.size();
             owner.set_limit(limit);
-            thread::yield_now();
-        }
-        // The last batches are still published: a reader that got no turn so far gets it now.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while copies.load(Ordering::Relaxed) == 0 && Instant::now() < deadline {
             thread::yield_now();
         }
         reader_done.store(true, Ordering::Release);
