@@ -16,6 +16,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("towline-runtime", &["towline-core", "towline-uring"]),
     ("towline", &["towline-core", "towline-runtime"]),
     ("linkem", &[]),
+    ("powercut", &[]),
     ("towline-report", &[]),
     (
         "towline-bench",

@@ -30,7 +30,7 @@ enum Command {
         #[arg(long)]
         no_bench: bool,
     },
-    /// The integration tests, as root, in the name of an ordinary user who may lock 8 MiB of memory.
+    /// The tests that lock memory or start programs, in the name of an ordinary user who may lock 8 MiB. Needs root.
     UserTests,
 }
 

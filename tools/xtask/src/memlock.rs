@@ -73,8 +73,6 @@ fn build(root: &Path) -> Result<(Vec<TestProgram>, PathBuf)> {
     for message in Message::parse_stream(output.stdout.as_slice()) {
         if let Message::CompilerArtifact(artifact) = message.context("reading cargo's messages")?
             && artifact.profile.test
-            // Unit tests write beside their program, in a folder that is not this user's; these do not.
-            && artifact.target.is_test()
             && let Some(path) = artifact.executable
             && !TOO_LONG.contains(&artifact.target.name.as_str())
         {
