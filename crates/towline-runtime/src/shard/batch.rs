@@ -422,3 +422,6 @@ fn cannot(start: Lsn, why: &str) -> Fault {
 const GATHER_LIMIT_NS: u64 = 10_000;
 /// Clients that were just acknowledged come back within this, if they come at once.
 const RETURN_LIMIT_NS: u64 = 8_000;
+
+#[cfg(test)]
+mod tests;

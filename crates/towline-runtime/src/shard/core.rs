@@ -10,6 +10,8 @@ use towline_uring::{BufPool, Ring};
 
 use super::brain::Brain;
 use super::files::Files;
+use super::repeats::Repeats;
+use crate::clock::now_ns;
 use crate::handle::shared::ShardShared;
 use crate::options::EventSink;
 
@@ -42,6 +44,7 @@ pub(crate) struct Events {
     /// Of the standbys, in configuration order.
     names: Vec<String>,
     last: VecDeque<String>,
+    repeats: Repeats,
     pub(crate) counts: EventCounts,
 }
 
@@ -55,15 +58,36 @@ pub(crate) struct EventCounts {
 impl Events {
     pub(crate) fn new(shard: u16, sink: Option<EventSink>, names: Vec<String>) -> Events {
         let last = VecDeque::with_capacity(KEPT_EVENTS);
-        Events { shard, sink, names, last, counts: EventCounts::default() }
+        Events { shard, sink, names, last, repeats: Repeats::default(), counts: EventCounts::default() }
     }
 
+    /// Says it, unless it has just been said: then every so often, with how often it was.
     pub(crate) fn say(&mut self, event: &Event) {
         match event {
             Event::Degraded { .. } => self.counts.degraded += 1,
             Event::StandbyLost { .. } => self.counts.standbys_lost += 1,
+            Event::StandbyConnected { .. } => self.repeats.forget(),
             _ => {}
         }
+        match event {
+            Event::Note { .. } | Event::StandbyLost { .. } | Event::StandbyMustResync { .. } => {
+                let about = event.line(&self.names).to_string();
+                self.say_of(&about, event);
+            }
+            _ => self.pass_on(event),
+        }
+    }
+
+    /// As [`say`](Self::say), for an event whose text differs each time: `about` is what does not.
+    pub(crate) fn say_of(&mut self, about: &str, event: &Event) {
+        match self.repeats.once_more(about, now_ns()) {
+            None => {}
+            Some(1) => self.pass_on(event),
+            Some(count) => self.pass_on(&counted(event, count)),
+        }
+    }
+
+    fn pass_on(&mut self, event: &Event) {
         if let Some(sink) = &self.sink {
             sink(self.shard, event);
         }
@@ -80,5 +104,18 @@ impl Events {
 
 /// The keeper's answers on their way to the shard.
 pub(crate) type Answers = Arc<ArrayQueue<Input>>;
+
+/// The same with how often it has happened.
+fn counted(event: &Event, count: u64) -> Event {
+    let with_count = |text: &String| format!("{text} ({count} times so far)");
+    match event {
+        Event::Note { text } => Event::Note { text: with_count(text) },
+        Event::StandbyLost { peer, why } => Event::StandbyLost { peer: *peer, why: with_count(why) },
+        Event::StandbyMustResync { peer, why } => {
+            Event::StandbyMustResync { peer: *peer, why: with_count(why) }
+        }
+        other => other.clone(),
+    }
+}
 
 const KEPT_EVENTS: usize = 32;

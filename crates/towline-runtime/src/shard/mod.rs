@@ -7,10 +7,13 @@ pub(crate) mod clients;
 pub(crate) mod core;
 pub(crate) mod files;
 mod outputs;
+mod repeats;
 pub(crate) mod seed;
 pub(crate) mod sessions;
 mod stop;
 pub(crate) mod tag;
+#[cfg(test)]
+mod testing;
 mod turn;
 mod writes;
 

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 
 use towline_core::format::BatchHeader;
 use towline_core::node::{Event, FreezeReason, Input, Output, TicketOutcome};
-use towline_core::types::limits::BATCH_HEADER_BYTES;
-use towline_core::types::{Geometry, LogId, Lsn, Span, TicketId, Window};
+use towline_core::types::limits::{BATCH_HEADER_BYTES, MAX_TERM_HISTORY};
+use towline_core::types::{Geometry, LogId, Lsn, Span, TermHistory, TicketId, Window};
 
 use super::Shard;
 use super::clients::is_client;
@@ -187,6 +187,11 @@ impl Shard {
 
     fn say(&mut self, event: &Event) {
         self.core.events.say(event);
+        if let Event::Leading { history } = event
+            && let Some(text) = history_warning(history, self.core.geometry)
+        {
+            self.core.events.say(&Event::Note { text });
+        }
     }
 
     /// Hands a command to the keeper; one that it has no place for waits its turn.
@@ -214,3 +219,25 @@ impl Shard {
         }
     }
 }
+
+/// A full term history ends a primary at its next start: said while there is time to trim.
+fn history_warning(history: &TermHistory, geometry: Geometry) -> Option<String> {
+    let entries = history.entries();
+    let left = MAX_TERM_HISTORY.checked_sub(entries.len())?;
+    if entries.len() < WARN_TERMS {
+        return None;
+    }
+    let present = geometry.segment_of(entries.last()?.start);
+    let in_present = entries.iter().filter(|entry| geometry.segment_of(entry.start) == present).count();
+    Some(format!(
+        "{} of {MAX_TERM_HISTORY} terms are in the history since the log's start: trim the log, or this primary will not \
+         lead again after {left} more restarts; the {in_present} that begin in the present segment ({} to {}) stay until \
+         the log has gone on to the next",
+        entries.len(),
+        geometry.segment_start(present),
+        geometry.segment_end(present),
+    ))
+}
+
+/// Three quarters of what a history can hold.
+const WARN_TERMS: usize = MAX_TERM_HISTORY / 4 * 3;

@@ -141,7 +141,9 @@ impl Shard {
         self.drive_outputs();
         self.drive_keeper();
         self.release();
-        self.sessions.drive(&mut self.core);
+        if let Some(position) = self.sessions.drive(&mut self.core) {
+            self.batches.set_position(position);
+        }
         self.clients.drive(&mut self.core, &mut self.batches);
         self.sessions.relieve(&mut self.core, self.release_to);
         self.arm_event();

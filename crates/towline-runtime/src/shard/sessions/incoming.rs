@@ -26,6 +26,8 @@ pub(crate) struct Incoming {
     stays_armed: bool,
     /// The armed receive is being cancelled, because log bytes are to come.
     disarming: bool,
+    /// Log bytes stand in the staging buffer: there is credit for them, and no room in the arena yet.
+    held: bool,
     /// Salts that this session has announced, newest last.
     salts: Vec<(u64, u32)>,
     pub(crate) received_bytes: u64,
@@ -72,6 +74,7 @@ impl Incoming {
             ending: false,
             stays_armed,
             disarming: false,
+            held: false,
             salts: Vec::new(),
             received_bytes: 0,
         }
@@ -130,7 +133,7 @@ impl Incoming {
             self.disarming = true;
             ring.cancel(Tag::RecvArmed(id).pack()).map_err(|error| error.to_string())?;
         }
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || self.held {
             return Ok(());
         }
         if let Some(receiving) = &self.receiving
@@ -151,8 +154,10 @@ impl Incoming {
                     Err(error) => return Err(error.to_string()),
                 }
             }
-            if receiving.have > 0 {
-                // In the middle of a batch nothing but its rest can come, and that waits for credit.
+            if receiving.have > 0 || from < receiving.credit {
+                // In the middle of a batch nothing but its rest can come, and where there is credit more of the log:
+                // it waits for credit, or for room in an arena of which somebody still holds what the node has
+                // given back.
                 return Ok(());
             }
         }
@@ -283,6 +288,25 @@ impl Incoming {
         Ok(())
     }
 
+    /// Log bytes wait in the staging buffer for room in the arena.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// There may be room now for what was held.
+    ///
+    /// # Errors
+    /// What ends the connection.
+    pub(crate) fn resume(
+        &mut self,
+        arena: &mut ArenaOwner,
+        place: &Place<'_>,
+        arrived: &mut Vec<Arrival>,
+    ) -> Result<(), String> {
+        self.held = false;
+        self.parse_stage(arena, place, arrived)
+    }
+
     /// The operation in flight has ended without bytes.
     pub(crate) fn ended(&mut self) {
         self.in_flight = None;
@@ -330,6 +354,10 @@ impl Incoming {
                     let to = receiving.place.plus(self.staged as u64);
                     if to > receiving.credit {
                         return Err("log bytes came beyond the credit".to_owned());
+                    }
+                    if to.0 > arena.floor() + arena.size() {
+                        self.held = true;
+                        return Ok(());
                     }
                     let Some(into) = arena.bytes_mut(receiving.place.0..to.0) else {
                         return Err("the place of log bytes is in use".to_owned());

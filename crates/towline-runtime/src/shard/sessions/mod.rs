@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::net::sockopt::{set_tcp_nodelay, set_tcp_user_timeout};
 use towline_core::format::Frame;
 use towline_core::node::{Event, Input, Source};
-use towline_core::types::{Lsn, PeerIndex, SessionId, Span};
+use towline_core::types::{Lsn, PeerIndex, Position, SessionId, Span};
 use towline_uring::{Completion, RingFd};
 
 use super::core::Core;
@@ -157,11 +157,17 @@ impl Sessions {
         }
     }
 
-    /// Submits whatever can go, and ends what is over.
-    pub(crate) fn drive(&mut self, core: &mut Core) {
+    /// Submits whatever can go, and ends what is over. Returns the position behind the last batch that was held.
+    pub(crate) fn drive(&mut self, core: &mut Core) -> Option<Position> {
         self.begin_receives(core);
+        let mut position = None;
         let mut at = 0;
         while let Some(session) = self.open.get_mut(at) {
+            if session.incoming.is_held() {
+                let place = Place { files: &core.files, log: core.log, geometry: core.geometry };
+                let resumed = session.incoming.resume(core.ring.arena_mut(), &place, &mut self.arrived);
+                position = session.deliver(core, &mut self.arrived, resumed).or(position);
+            }
             session.drive(core);
             if session.is_gone() {
                 let session = self.open.swap_remove(at);
@@ -172,6 +178,7 @@ impl Sessions {
                 at += 1;
             }
         }
+        position
     }
 
     fn begin_receives(&mut self, core: &mut Core) {
@@ -188,12 +195,7 @@ impl Sessions {
     }
 
     /// A completion of a session's operation. Returns the position behind the last batch that arrived with it.
-    pub(crate) fn complete(
-        &mut self,
-        core: &mut Core,
-        tag: Tag,
-        completion: Completion,
-    ) -> Option<towline_core::types::Position> {
+    pub(crate) fn complete(&mut self, core: &mut Core, tag: Tag, completion: Completion) -> Option<Position> {
         match tag {
             Tag::Connect(id) => self.connected(core, SessionId(id), &completion),
             Tag::Send(id) => {
@@ -228,7 +230,7 @@ impl Sessions {
         tag: Tag,
         id: SessionId,
         completion: Completion,
-    ) -> Option<towline_core::types::Position> {
+    ) -> Option<Position> {
         let mut arrived = std::mem::take(&mut self.arrived);
         let session = self.open.iter_mut().find(|session| session.id == id)?;
         let place = Place { files: &core.files, log: core.log, geometry: core.geometry };
@@ -257,23 +259,7 @@ impl Sessions {
         } else {
             session.incoming.landed(count, arena, &core.frames, &place, &mut arrived)
         };
-        let mut position = None;
-        for arrival in arrived.drain(..) {
-            if !session.is_told() {
-                continue;
-            }
-            match arrival {
-                Arrival::Frame(frame) => core.brain.handle(Input::Frame { session: id, frame }),
-                Arrival::Batch { header, hash, rules } => {
-                    position = Some(header.after());
-                    core.brain.handle(Input::Received { session: id, header, hash, rules });
-                }
-            }
-        }
-        // What arrived before the fault was sound, and is dealt with; the fault ends the session.
-        if let Err(why) = parsed {
-            session.fail(core, &why);
-        }
+        let position = session.deliver(core, &mut arrived, parsed);
         self.arrived = arrived;
         position
     }
@@ -361,6 +347,33 @@ impl Session {
         }
     }
 
+    /// Hands over what has arrived. Returns the position behind the last batch of it.
+    fn deliver(
+        &mut self,
+        core: &mut Core,
+        arrived: &mut Vec<Arrival>,
+        parsed: Result<(), String>,
+    ) -> Option<Position> {
+        let mut position = None;
+        for arrival in arrived.drain(..) {
+            if !self.is_told() {
+                continue;
+            }
+            match arrival {
+                Arrival::Frame(frame) => core.brain.handle(Input::Frame { session: self.id, frame }),
+                Arrival::Batch { header, hash, rules } => {
+                    position = Some(header.after());
+                    core.brain.handle(Input::Received { session: self.id, header, hash, rules });
+                }
+            }
+        }
+        // What arrived before the fault was sound, and is dealt with; the fault ends the session.
+        if let Err(why) = parsed {
+            self.fail(core, &why);
+        }
+        position
+    }
+
     /// Whether the node knows this session as open.
     fn is_told(&self) -> bool {
         matches!(self.state, State::Open | State::Closing { .. })
@@ -381,7 +394,8 @@ impl Session {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         if told {
             let text = format!("session {}: {why}", self.id.0);
-            core.events.say(&Event::Note { text });
+            let about = format!("session of {:?}: {why}", self.peer);
+            core.events.say_of(&about, &Event::Note { text });
             let input =
                 Input::Disconnected { session: self.id, error: why.to_owned(), jitter: rand::random() };
             core.brain.handle(input);
@@ -412,3 +426,6 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Longer than any scheduling hiccup, shorter than what fills an arena's last quarter at full speed.
 const STUCK_LIMIT: Duration = Duration::from_millis(50);
 const USER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

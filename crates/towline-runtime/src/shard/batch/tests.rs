@@ -1,0 +1,210 @@
+//! Gathering, with a made clock: how long a free slot waits for company.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tempfile::TempDir;
+use towline_core::log::Recovered;
+use towline_core::node::{NodeConfig, Output, StartRole};
+use towline_core::types::{Level, Meta, NodeId};
+use towline_uring::Wake;
+
+use super::*;
+use crate::handle::{Handle, Readers, Ticket as Waiting};
+use crate::shard::testing::{ARENA_BYTES, GEOMETRY, LOG, START, arena, files};
+
+/// A leading node with one flush slot, its batches and its producers; the disk is the test's word.
+struct Rig {
+    _folder: TempDir,
+    arena: ArenaOwner,
+    shared: Arc<ShardShared>,
+    brain: Brain,
+    files: Files,
+    batches: Batches,
+    handle: Handle,
+    flushes: u64,
+    writing: Option<(Span, u64)>,
+    tickets: Vec<Waiting>,
+}
+
+impl Rig {
+    fn leading(now_ns: u64) -> Rig {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut arena, files) = (arena(), files(&folder, &[]));
+        let shared = Arc::new(ShardShared::new(0, arena.appender(), Wake::new().unwrap(), false));
+        arena.freeze();
+        let segments = files.segments().clone();
+        let handle = Handle::new(Arc::clone(&shared), segments, Arc::new(Readers::new(Vec::new())));
+        let position = Position { lsn: START, ..Position::default() };
+        let config = NodeConfig {
+            node: NodeId(1),
+            name: "p".to_owned(),
+            log: LOG,
+            geometry: GEOMETRY,
+            role: StartRole::Primary,
+            fresh: true,
+            flush_depth: 1,
+            arena_bytes: ARENA_BYTES,
+            prepare_ahead: 0,
+            // An idle seal would take a slot in the middle of a test.
+            seal_after_ns: u64::MAX / 2,
+            ..NodeConfig::default()
+        };
+        let recovered =
+            Recovered { end: position, segments: files.segments().list(), ..Recovered::default() };
+        let brain = Brain::new(config, recovered, Meta::default(), None).unwrap();
+        let mut rig = Rig {
+            _folder: folder,
+            arena,
+            shared,
+            brain,
+            files,
+            batches: Batches::new(position),
+            handle,
+            flushes: 0,
+            writing: None,
+            tickets: Vec::new(),
+        };
+        rig.turn(now_ns);
+        // The seal that begins the term.
+        rig.flush_ends(now_ns);
+        assert!(rig.arena.open_extent().is_some(), "it takes appends");
+        assert_eq!(rig.batches.sealed, 0);
+        rig
+    }
+
+    /// As the shard's: the clock, the batches, then what the node has to say.
+    fn turn(&mut self, now_ns: u64) {
+        self.brain.handle(Input::Tick { now_ns });
+        let mut with = Surroundings {
+            arena: &mut self.arena,
+            shared: &self.shared,
+            brain: &mut self.brain,
+            files: &self.files,
+            log: LOG,
+            geometry: GEOMETRY,
+            now_ns,
+            hold_limit_ns: u64::MAX,
+            flushes: self.flushes,
+        };
+        self.batches.turn(&mut with).unwrap();
+        while let Some(output) = self.brain.poll_output() {
+            self.carry_out(output);
+        }
+        if self.batches.is_waiting() {
+            self.turn(now_ns);
+        }
+    }
+
+    fn carry_out(&mut self, output: Output) {
+        match output {
+            Output::WriteMeta { meta } => {
+                self.brain.handle(Input::MetaWritten { sequence: meta.sequence });
+            }
+            Output::OpenBatch { start, limit, preamble } => {
+                self.batches.open(start, limit, preamble);
+                self.shared.marks.leading.store(true, Ordering::Release);
+            }
+            Output::PutHeader { header } => {
+                let stored = header.stored();
+                self.arena.publish(stored.end.0).unwrap();
+                self.batches.set_position(header.after());
+            }
+            Output::Write { span, epoch } => {
+                assert_eq!(self.writing.replace((span, epoch)), None, "one slot");
+            }
+            Output::Ack { ticket, outcome } => assert!(self.shared.slots.complete(ticket, &outcome)),
+            Output::Freeze { .. } => self.batches.freeze(&mut self.arena),
+            Output::Release { below } => {
+                self.arena.release(below.0);
+            }
+            // No test comes to the next segment.
+            Output::PrepareSegment { .. } | Output::Event(_) => {}
+            other => panic!("nobody asked for {other:?}"),
+        }
+    }
+
+    fn append(&mut self, count: usize) {
+        for _ in 0..count {
+            self.tickets.push(self.handle.try_append(&[1; 100], Level::Local, None).unwrap());
+        }
+    }
+
+    /// The write in flight is durable: a slot is free, and the clients of its batch are told.
+    fn flush_ends(&mut self, now_ns: u64) {
+        let (span, epoch) = self.writing.take().expect("a write is in flight");
+        self.flushes += 1;
+        self.brain.handle(Input::Flushed { span, epoch });
+        self.turn(now_ns);
+    }
+
+    /// A first batch of `tickets`, flushed at `now_ns`.
+    fn flushed_batch(now_ns: u64, tickets: usize) -> Rig {
+        let mut rig = Rig::leading(now_ns - 200 * US);
+        rig.append(tickets);
+        rig.turn(now_ns - 100 * US);
+        assert_eq!((rig.batches.sealed, rig.batches.handed_over), (1, tickets as u64));
+        rig.flush_ends(now_ns);
+        assert!(rig.tickets.drain(..).all(|ticket| ticket.wait().is_ok()));
+        rig
+    }
+}
+
+#[test]
+fn a_free_slot_waits_for_the_clients_that_were_just_acknowledged() {
+    let mut rig = Rig::flushed_batch(T, 4);
+    for (at_ns, back) in [(T + 2 * US, 1), (T + 4 * US, 2), (T + 5 * US, 1)] {
+        rig.append(back);
+        rig.turn(at_ns);
+        assert_eq!(rig.batches.sealed, 1, "{} ns after the flush it had not waited for all", at_ns - T);
+    }
+    // All are back and nobody has come since the last look: nothing more to wait for.
+    rig.turn(T + 6 * US);
+    assert_eq!((rig.batches.sealed, rig.batches.handed_over), (2, 8), "one batch took all four");
+    assert!(rig.writing.is_some());
+}
+
+#[test]
+fn who_does_not_come_back_at_once_is_not_waited_for() {
+    let mut rig = Rig::flushed_batch(T, 4);
+    rig.append(1);
+    for at_us in [1, 3, 5, 7] {
+        rig.turn(T + at_us * US);
+        assert_eq!(rig.batches.sealed, 1, "{at_us} us after the flush");
+    }
+    rig.turn(T + RETURN_LIMIT_NS);
+    assert_eq!((rig.batches.sealed, rig.batches.handed_over), (2, 5));
+}
+
+#[test]
+fn a_burst_that_does_not_end_is_waited_for_no_longer_than_the_limit() {
+    let mut rig = Rig::flushed_batch(T, 4);
+    let began_ns = T + RETURN_LIMIT_NS;
+    let mut at_ns = began_ns;
+    while at_ns < began_ns + GATHER_LIMIT_NS {
+        rig.append(1);
+        rig.turn(at_ns);
+        assert_eq!(rig.batches.sealed, 1, "{} ns into the burst", at_ns - began_ns);
+        at_ns += US;
+    }
+    rig.append(1);
+    rig.turn(at_ns);
+    assert_eq!((rig.batches.sealed, rig.batches.handed_over), (2, 4 + 11));
+}
+
+#[test]
+fn a_log_with_one_ticket_per_batch_never_waits() {
+    let mut rig = Rig::leading(T);
+    for round in 1..=20 {
+        let now_ns = T + round * 100 * US;
+        rig.append(1);
+        rig.turn(now_ns);
+        assert_eq!(rig.batches.sealed, round, "sealed in the turn in which it came");
+        assert!(rig.writing.is_some());
+        rig.flush_ends(now_ns + 50 * US);
+    }
+}
+
+const US: u64 = 1_000;
+/// When a flush ends.
+const T: u64 = 1_000_000_000;
