@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::*;
+use towline_core::node::Event;
 use towline_core::types::{Level, Lsn};
+use towline_runtime::PeerAddress;
 
 /// Forwards connections both ways; while it is stopped it reads nothing.
 struct Proxy {
@@ -103,4 +105,49 @@ fn a_stuck_standby_holds_up_nobody_and_catches_up() {
     node.stop().unwrap();
     standby_node.stop().unwrap();
     assert_identical(&folder.path().join("p"), &folder.path().join("a"), end);
+}
+
+#[test]
+fn a_relay_with_a_stuck_standby_holds_up_nobody_above_it() {
+    let folder = folder();
+    let b = start(standby(&folder.path().join("b"), "b"));
+    let proxy = Proxy::to(b.listen_address().unwrap());
+    let mut options = standby(&folder.path().join("a"), "a");
+    options.standbys = vec![PeerAddress { name: "b".to_owned(), address: proxy.address.to_string() }];
+    options.heartbeat = Duration::from_secs(30);
+    let a = start(options);
+    let mut options = primary(&folder.path().join("p"));
+    options.standbys = vec![peer("a", &a)];
+    options.sync_rule = Some("ANY 1 (a)".to_owned());
+    let lost = Arc::new(AtomicBool::new(false));
+    let was_lost = Arc::clone(&lost);
+    options.on_event = Some(Arc::new(move |_, event: &Event| {
+        was_lost.fetch_or(matches!(event, Event::StandbyLost { .. }), Ordering::AcqRel);
+    }));
+    let node = start(options);
+    let log = leading(&node);
+    let first = log.append(b"first", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+    until("the cascade is up", || b.handle(0).unwrap().snapshot().flushed.lsn >= first.end);
+
+    proxy.stopped.store(true, Ordering::Release);
+    let payload = vec![8; 50_000];
+    let mut end = Lsn(0);
+    for _ in 0..60 {
+        let tickets: Vec<_> = (0..10).map(|_| log.append(&payload, Level::On, None).unwrap()).collect();
+        for ticket in tickets {
+            end = ticket.wait_timeout(LIMIT).unwrap_or_else(|error| panic!("{error}: {:?}", a.status())).end;
+        }
+    }
+    assert!(!lost.load(Ordering::Acquire), "the relay's own session never broke: {:?}", a.status());
+    proxy.stopped.store(false, Ordering::Release);
+    until_or(
+        "the last one catches up",
+        || b.handle(0).unwrap().snapshot().flushed.lsn >= end,
+        || format!("{:?}", a.status()),
+    );
+    node.stop().unwrap();
+    a.stop().unwrap();
+    b.stop().unwrap();
+    assert_identical(&folder.path().join("p"), &folder.path().join("a"), end);
+    assert_identical(&folder.path().join("p"), &folder.path().join("b"), end);
 }
