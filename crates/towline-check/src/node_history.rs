@@ -34,6 +34,8 @@ pub struct NodeHistory {
     now_ns: u64,
     /// A report that takes back what was flushed: an exclusion must follow before anything else is said.
     doubtful: Option<Event>,
+    /// What asks for more from here on. Acks come out at a turn's end, and may have been due before this came in.
+    later: Vec<Event>,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,7 @@ impl NodeHistory {
             rules,
             now_ns: 0,
             doubtful: None,
+            later: Vec::new(),
         }
     }
 
@@ -89,7 +92,7 @@ impl NodeHistory {
     pub fn input(&mut self, input: &Input, events: &mut Vec<Event>) {
         match input {
             Input::Tick { now_ns } => {
-                self.settle_doubt(events);
+                self.drained(events);
                 self.now_ns = *now_ns;
                 events.extend(self.leading.map(|_| Event::Tick { now_ns: *now_ns }));
             }
@@ -150,6 +153,13 @@ impl NodeHistory {
         }
     }
 
+    /// The node had no more to say in this turn. Implied by the next tick; what is compared before that (a gauge)
+    /// comes behind this.
+    pub fn drained(&mut self, events: &mut Vec<Event>) {
+        self.settle_doubt(events);
+        events.append(&mut self.later);
+    }
+
     fn said(&mut self, event: &NodeEvent, events: &mut Vec<Event>) {
         match event {
             NodeEvent::Leading { history } => {
@@ -166,7 +176,7 @@ impl NodeHistory {
                 if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
                     peer.flushed = Lsn(0);
                 }
-                events.push(Event::Excluded { peer: peer.0 });
+                self.later.push(Event::Excluded { peer: peer.0 });
             }
             NodeEvent::Degraded { .. } => events.push(Event::Degraded),
             NodeEvent::Healed => events.push(Event::Healed),
@@ -180,6 +190,7 @@ impl NodeHistory {
         self.leading = Some((term, start));
         self.unflushed.clear();
         self.durable.clear();
+        self.later.clear();
         let node = self.config.node.0;
         if self.goes_on {
             events.push(Event::Leads { node, end: start });
@@ -249,7 +260,7 @@ impl NodeHistory {
             self.rule_in_force(pending, events);
         }
         self.rules.pending = Some(version);
-        events.push(Event::Rule { version, rule, record_end: Some(end) });
+        self.later.push(Event::Rule { version, rule, record_end: Some(end) });
     }
 
     fn batch(&mut self, stored: Span, end: Lsn, records: u64, of: &SealedBatch, events: &mut Vec<Event>) {
