@@ -125,14 +125,18 @@ impl Primary {
         };
         let from = self.status()?.shards.first().map_or(Lsn(0), |shard| shard.node.watermarks.log_start);
         let failed = |error: &dyn std::fmt::Display| BenchError::failed("reading the log back", error);
-        for record in shards[0].tail_unsafe(from).map_err(|error| failed(&error))? {
-            let record = record.map_err(|error| failed(&error))?;
+        let mut tail = shards[0].tail_unsafe(from).map_err(|error| failed(&error))?;
+        // All of it is flushed: what does not come at once does not come.
+        while let Some(record) = tail.next_timeout(READ_LIMIT).map_err(|error| failed(&error))? {
             on_record(&record.payload);
-            if record.end >= upto {
-                break;
+            if tail.next_batch() >= upto && record.end.block_up() >= upto {
+                return Ok(());
             }
         }
-        Ok(())
+        if tail.next_batch() >= upto {
+            return Ok(());
+        }
+        Err(BenchError::Failed(format!("reading the log back ended at {}, before {upto}", tail.next_batch())))
     }
 }
 
@@ -156,9 +160,9 @@ impl Target for Primary {
     ) -> Result<AnyPending, String> {
         match &self.way {
             Way::Embedded { shards, .. } => {
-                let ticket =
-                    shards[shard].append(payload, level, window).map_err(|error| error.to_string())?;
-                Ok(AnyPending::Embedded(ticket))
+                // A log that stays full would hang the run.
+                let ticket = shards[shard].append_within(payload, level, window, NO_ROOM_LIMIT);
+                Ok(AnyPending::Embedded(ticket.map_err(|error| error.to_string())?))
             }
             Way::Socket { appends, .. } => {
                 let pipe = &appends[shard];
@@ -177,6 +181,13 @@ impl Target for Primary {
             Way::Socket { control, .. } => {
                 let _ = lock(&control[shard]).trim(below);
             }
+        }
+    }
+
+    fn exposure_bytes(&self) -> Option<u64> {
+        match &self.way {
+            Way::Embedded { shards, .. } => shards.iter().map(|shard| shard.exposure_bytes()[1]).sum(),
+            Way::Socket { .. } => None,
         }
     }
 
@@ -398,3 +409,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A generator that panicked has ended the measurement; what it left is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Longer than any flush or stall that a run makes on purpose.
+const NO_ROOM_LIMIT: Duration = Duration::from_secs(10);
+const READ_LIMIT: Duration = Duration::from_secs(1);

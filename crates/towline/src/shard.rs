@@ -69,6 +69,21 @@ impl Shard {
         self.handle.try_append(payload, level, window)
     }
 
+    /// As [`append`](Shard::append), but waits for room at most `limit`, to within 50 ms. A log that nobody trims is
+    /// full for ever, and [`append`](Shard::append) waits for ever.
+    ///
+    /// # Errors
+    /// [`AppendError`]: nothing was written; [`AppendError::Full`] when there was no room in time.
+    pub fn append_within(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+        limit: Duration,
+    ) -> Result<Ticket, AppendError> {
+        self.handle.append_within(payload, level, window, limit)
+    }
+
     /// As [`append`](Shard::append) in a task, on any async runtime: it waits for room without blocking the thread,
     /// and the ticket is a `Future`.
     ///

@@ -5,11 +5,13 @@ use crate::error::BenchError;
 use std::time::Instant;
 
 /// Appends until the time is over. Every `sample_every`-th latency is recorded (a power of two); with 1, the end of an
-/// append is the start of the next, and the generator's own work counts.
+/// append is the start of the next, and the generator's own work counts. With `exposure_limit` it waits while more
+/// payload than that is not safe yet, outside the latencies: appends at `off` would otherwise leave any standby behind.
 pub(crate) fn run<T: Target>(
     target: &T,
     work: &Work<'_>,
     sample_every: u64,
+    exposure_limit: Option<u64>,
 ) -> Result<(Recorder, u64), BenchError> {
     let shards = target.shards();
     let mut recorder = Recorder::new();
@@ -53,7 +55,13 @@ pub(crate) fn run<T: Target>(
                 }
             }
         }
-        let now = Instant::now();
+        let mut now = Instant::now();
+        if let Some(limit) = exposure_limit {
+            while !work.is_over(now) && target.exposure_bytes().is_none_or(|exposed| exposed > limit) {
+                std::thread::yield_now();
+                now = Instant::now();
+            }
+        }
         if work.is_over(now) {
             break 'load;
         }
@@ -84,7 +92,7 @@ mod tests {
         let timing = Timing::from_now(Duration::from_millis(30), Duration::from_millis(60));
         let work =
             Work { level: Level::Off, window: None, record_bytes: 256, trim: true, timing, stop: &stop };
-        let (recorder, appended) = run(&toy, &work, 16).unwrap();
+        let (recorder, appended) = run(&toy, &work, 16, None).unwrap();
         assert_eq!(appended, toy.appended());
         assert!(recorder.acked > 0 && recorder.acked < appended, "{} of {appended}", recorder.acked);
         assert!(recorder.latency_ns.len() <= recorder.acked / 16 + 4);

@@ -46,6 +46,11 @@ pub(crate) trait Target: Sync {
     /// The records below are no longer needed.
     fn trim(&self, shard: usize, below: Lsn);
 
+    /// Acknowledged payload that no standby has flushed, by the rule; `None` where that is not known.
+    fn exposure_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Where it stands, for an error.
     fn standing(&self) -> String {
         String::new()

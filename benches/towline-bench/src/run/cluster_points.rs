@@ -222,7 +222,7 @@ impl PointBench<'_> {
             match spec.load {
                 // At `off` the append is the acknowledgement: nothing is ever outstanding, however many clients.
                 PointLoad::Closed(_, Generator::OneThread) if spec.level == Level::Off => {
-                    Ok(flood::run(primary, &work, 1)?.0)
+                    Ok(flood::run(primary, &work, 1, None)?.0)
                 }
                 PointLoad::Closed(clients, Generator::OneThread) => {
                     closed::run(primary, &work, clients as usize)
@@ -237,7 +237,7 @@ impl PointBench<'_> {
                     Some(wal) => replay::run(primary, &work, wal),
                     None => Err(BenchError::Failed("the replay has no data".into())),
                 },
-                PointLoad::Flood(sample_every) => Ok(flood::run(primary, &work, sample_every)?.0),
+                PointLoad::Flood(sample_every) => Ok(flood::run(primary, &work, sample_every, None)?.0),
             }
         };
         measure(&watch, timing, load)

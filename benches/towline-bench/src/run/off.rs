@@ -14,14 +14,13 @@ use crate::verify;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use towline_core::format::record_bytes;
 use towline_core::types::Level;
-use towline_core::types::limits::SEGMENT_BYTES;
+use towline_core::types::limits::{ARENA_BYTES, SEGMENT_BYTES};
 
 impl Session {
     /// A fresh log for each repetition: its segments are all prepared before the clock starts.
     pub(super) fn off(&mut self, experiment: &Experiment) -> Result<(), BenchError> {
-        let mut before = self.measure_floors(0, false)?;
+        let mut before = self.measure_floors(0, true)?;
         for repetition in 0..experiment.repetitions {
             self.go_on()?;
             let sizes = self.off_sizes(experiment)?;
@@ -48,7 +47,7 @@ impl Session {
             };
             let appended = AtomicU64::new(0);
             let measured = measure(&Watch { primary, level: Level::Off }, timing, || {
-                let (recorder, count) = flood::run(primary, &work, SAMPLE_EVERY)?;
+                let (recorder, count) = flood::run(primary, &work, SAMPLE_EVERY, None)?;
                 appended.store(count, Ordering::Relaxed);
                 Ok(recorder)
             })?;
@@ -74,11 +73,13 @@ impl Session {
         Ok(())
     }
 
-    /// Segments for all that could be appended, as far as the disk has room.
+    /// Segments for all that could be appended, as far as the disk has room: past the arena, appends go as fast as the
+    /// disk takes them.
     fn off_sizes(&self, experiment: &Experiment) -> Result<NodeSizes, BenchError> {
         let seconds = (experiment.warm_up + experiment.duration).as_secs_f64() + 0.5;
-        let wanted = seconds * MOST_PER_S * record_bytes(experiment.record_bytes as u64) as f64;
-        let room = free_bytes(self.data_dir()).unwrap_or(u64::MAX) / 2;
+        let disk = self.latest_floors().report().disk_bytes_per_s.unwrap_or(FAST_DISK_BYTES_PER_S);
+        let wanted = seconds * disk * ABOVE_FLOOR + ARENA_BYTES as f64;
+        let room = free_bytes(self.data_dir()).unwrap_or(u64::MAX) / 4 * 3;
         let bytes = (wanted as u64).min(room);
         if bytes < 4 * SEGMENT_BYTES {
             return Err(BenchError::Failed(format!(
@@ -139,6 +140,8 @@ fn segments_in(dir: &Path) -> u32 {
 
 /// A latency in so many is recorded: the clock costs as much as a tenth of an append.
 const SAMPLE_EVERY: u64 = 16;
-/// More than any machine at hand appends per second; segments are prepared for that.
-const MOST_PER_S: f64 = 4.5e6;
+/// Where the disk's floor is unknown.
+const FAST_DISK_BYTES_PER_S: f64 = 2e9;
+/// Several writes in flight may beat the floor, and the floor varies.
+const ABOVE_FLOOR: f64 = 1.3;
 const NO_MORE_COME: Duration = Duration::from_secs(15);

@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use towline_core::format::{
     Committed, RecordKind, copy_with_crc, encode_record_header, payload_crc, record_bytes,
@@ -56,7 +57,33 @@ impl Handle {
         level: Level,
         window: Option<Window>,
     ) -> Result<Ticket, AppendError> {
+        self.append_until(payloads, level, window, None)
+    }
+
+    /// [`append`](Handle::append) that waits for room, and on a primary for leadership, at most `limit`.
+    ///
+    /// # Errors
+    /// [`AppendError`]; after `limit` the one that [`try_append`](Handle::try_append) gave last.
+    pub fn append_within(
+        &self,
+        payload: &[u8],
+        level: Level,
+        window: Option<Window>,
+        limit: Duration,
+    ) -> Result<Ticket, AppendError> {
+        self.append_until(&[payload], level, window, Some(limit))
+    }
+
+    fn append_until(
+        &self,
+        payloads: &[&[u8]],
+        level: Level,
+        window: Option<Window>,
+        limit: Option<Duration>,
+    ) -> Result<Ticket, AppendError> {
         let mut spins = 0;
+        // The clock is read only when it must wait: an append that finds room pays nothing for the limit.
+        let mut waits_since = None;
         loop {
             match self.try_append_atomic(payloads, level, window) {
                 Err(error) if self.may_wait_for(&error) => {}
@@ -71,7 +98,13 @@ impl Handle {
             self.shared.room.register(&thread_waker());
             // After registering: a change from now on unparks this thread.
             match self.try_append_atomic(payloads, level, window) {
-                Err(error) if self.may_wait_for(&error) => std::thread::park_timeout(ROOM_LOOK),
+                Err(error) if self.may_wait_for(&error) => {
+                    let waited = waits_since.get_or_insert_with(Instant::now).elapsed();
+                    if limit.is_some_and(|limit| waited >= limit) {
+                        return Err(error);
+                    }
+                    std::thread::park_timeout(ROOM_LOOK);
+                }
                 other => return other,
             }
         }
@@ -353,4 +386,4 @@ impl DerefMut for PayloadMut<'_> {
 
 const ROOM_SPINS: u32 = 200;
 /// A waiting producer looks by itself this often, whatever it is told.
-const ROOM_LOOK: std::time::Duration = std::time::Duration::from_millis(50);
+const ROOM_LOOK: Duration = Duration::from_millis(50);
