@@ -10,6 +10,7 @@ mod apply;
 mod batch_reader;
 mod clock;
 mod error;
+mod exposure;
 mod handle;
 mod host;
 mod listen;
@@ -22,6 +23,7 @@ pub mod storage;
 
 pub use apply::{AppliedBatch, Apply, ApplyFactory};
 pub use error::{AppendError, ApplyError, RuleError, StartError, StopError, TailError, TicketError};
+pub use exposure::{EXPOSURE_BOUNDS_BYTES, ExposureHistogram};
 pub use handle::{Handle, PayloadMut, Reservation, Snapshot, Tail, TailBatch, Ticket};
 pub use node::RunningNode;
 pub use options::{EventSink, Host, MAX_SHARDS, NodeOptions, PeerAddress, Role, Unmet};

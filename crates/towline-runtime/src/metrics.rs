@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::exposure::EXPOSURE_BOUNDS_BYTES;
 use crate::status::{ShardStatus, Status};
 
 /// The status as [Prometheus text](https://prometheus.io/docs/instrumenting/exposition_formats/).
@@ -27,9 +28,12 @@ pub(crate) fn prometheus(status: &Status) -> String {
         text.family(name, "gauge", help, shards, of);
     }
     text.exposure(shards);
+    text.exposure_at_acks(shards);
     text.standbys(shards);
     text.0
 }
+
+const STAGES: [&str; 3] = ["written", "flushed", "applied"];
 
 type Read1 = fn(&ShardStatus) -> u64;
 
@@ -98,11 +102,33 @@ impl Text {
         let name = "towline_exposure_bytes";
         self.head(name, "gauge", "Acknowledged payload past the safe position, by stage.");
         for shard in shards {
-            for (stage, bytes) in ["written", "flushed", "applied"].iter().zip(shard.node.gate.exposure_bytes)
-            {
+            for (stage, bytes) in STAGES.iter().zip(shard.node.gate.exposure_bytes) {
                 if let Some(bytes) = bytes {
                     let _ = writeln!(self.0, "{name}{{shard=\"{}\",stage=\"{stage}\"}} {bytes}", shard.shard);
                 }
+            }
+        }
+    }
+
+    /// Cumulative buckets, as the text format wants them.
+    fn exposure_at_acks(&mut self, shards: &[ShardStatus]) {
+        let name = "towline_exposure_at_acks_bytes";
+        self.head(
+            name,
+            "histogram",
+            "Acknowledged payload past the safe position, by stage, after each turn with acknowledgements.",
+        );
+        for shard in shards {
+            for (stage, histogram) in STAGES.iter().zip(&shard.driver.exposure_at_acks) {
+                let labels = format!("shard=\"{}\",stage=\"{stage}\"", shard.shard);
+                let mut count = 0;
+                let bounds = EXPOSURE_BOUNDS_BYTES.iter().map(u64::to_string).chain(["+Inf".to_owned()]);
+                for (bound, in_bucket) in bounds.zip(histogram.counts) {
+                    count += in_bucket;
+                    let _ = writeln!(self.0, "{name}_bucket{{{labels},le=\"{bound}\"}} {count}");
+                }
+                let _ = writeln!(self.0, "{name}_sum{{{labels}}} {}", histogram.sum_bytes);
+                let _ = writeln!(self.0, "{name}_count{{{labels}}} {count}");
             }
         }
     }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use towline_core::node::{NodeStatus, RoleStatus};
 use towline_core::types::{Geometry, LogId, NodeId};
 
+use crate::exposure::ExposureHistogram;
+
 /// A node: all its shards.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -65,6 +67,10 @@ pub struct DriverStatus {
     pub waited_for_window: u64,
     /// Acks that were weaker than asked for, because the rule could not be met.
     pub degraded_acks: u64,
+    /// Exposure per stage (written, flushed, applied) at the end of each turn that acknowledged something, where it
+    /// was defined. Acks of `off`, which are given at once, count in it and cause no observation.
+    #[serde(default)]
+    pub exposure_at_acks: [ExposureHistogram; 3],
     /// Bytes sent to other nodes.
     pub sent_bytes: u64,
     /// Bytes received from other nodes.

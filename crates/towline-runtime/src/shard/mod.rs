@@ -26,6 +26,7 @@ use towline_core::types::{Lsn, TicketId};
 use towline_uring::{DirLock, RingFd};
 
 use crate::apply::Applier;
+use crate::exposure::ExposureHistogram;
 use crate::handle::Readers;
 use crate::handle::shared::Reply;
 use crate::storage::{self, Keeper, ShardDir};
@@ -98,4 +99,7 @@ pub(crate) struct Counters {
     pub(crate) indeterminate: u64,
     pub(crate) waited_for_window: u64,
     pub(crate) degraded_acks: u64,
+    /// Per stage, with the acks up to the last observation.
+    pub(crate) exposure: [ExposureHistogram; 3],
+    pub(crate) observed_acks: u64,
 }

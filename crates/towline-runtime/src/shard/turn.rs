@@ -344,8 +344,15 @@ impl Shard {
         moved |= set(&marks.applied, now.applied);
         set(&marks.end, now.end.lsn);
         set(&marks.log_start, now.log_start);
-        for (mark, exposed) in marks.exposure.iter().zip(self.core.brain.node.exposure_bytes()) {
+        let counters = &mut self.counters;
+        let has_acknowledged = counters.observed_acks != counters.acks;
+        counters.observed_acks = counters.acks;
+        let exposure = self.core.brain.node.exposure_bytes();
+        for ((mark, seen), exposed) in marks.exposure.iter().zip(&mut counters.exposure).zip(exposure) {
             mark.store(exposed.unwrap_or(UNDEFINED), Ordering::Relaxed);
+            if has_acknowledged && let Some(bytes) = exposed {
+                seen.observe(bytes);
+            }
         }
         let (rule_version, has_rule) = self.core.brain.node.rule();
         marks.rule_version.store(rule_version, Ordering::Relaxed);
@@ -384,6 +391,7 @@ impl Shard {
                 indeterminate: self.counters.indeterminate,
                 waited_for_window: self.counters.waited_for_window,
                 degraded_acks: self.counters.degraded_acks,
+                exposure_at_acks: self.counters.exposure,
                 sent_bytes: totals.sent_bytes,
                 received_bytes: totals.received_bytes,
                 catch_up_bytes: totals.catch_up_bytes,
