@@ -138,6 +138,7 @@ fn a_relay_with_a_stuck_standby_holds_up_nobody_above_it() {
             end = ticket.wait_timeout(LIMIT).unwrap_or_else(|error| panic!("{error}: {:?}", a.status())).end;
         }
     }
+    assert!(b.handle(0).unwrap().snapshot().flushed.lsn < end, "it was stuck");
     assert!(!lost.load(Ordering::Acquire), "the relay's own session never broke: {:?}", a.status());
     proxy.stopped.store(false, Ordering::Release);
     until_or(

@@ -114,7 +114,9 @@ impl Shard {
     }
 
     fn has_own_work(&self) -> bool {
-        !self.event_armed
+        // The node has something to say from the first moment; a host that reads the event itself would sleep on it.
+        self.counters.turns == 0
+            || !self.event_armed
             || self.node_stopped
             || self.next_deadline_ns().is_some_and(|deadline| deadline <= self.core.now_ns)
     }
