@@ -4,7 +4,26 @@
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use rustix::fs::FallocateFlags;
+
 use super::*;
+use model::{Shown, Subject, Tally};
+
+#[path = "../../tests/model/mod.rs"]
+mod model;
+
+#[test]
+fn hundreds_of_worlds_end_as_the_model_allows() {
+    let mut tally = Tally::default();
+    for seed in 0..300 {
+        model::run(seed, &mut TestDisk::new(), &mut tally);
+    }
+    println!("{tally:?}");
+    let Tally { operations, sectors_kept, sectors_lost, names_kept, names_lost } = tally;
+    assert!(operations > 10_000);
+    let least = sectors_kept.min(sectors_lost).min(names_kept).min(names_lost);
+    assert!(least > 500, "a cut that keeps or loses nothing shows nothing");
+}
 
 #[test]
 fn a_cut_takes_names_and_bytes_that_nobody_flushed() {
@@ -160,6 +179,99 @@ fn a_second_mount_over_the_same_directory_is_refused() {
     assert!(error.to_string().contains("another mount"), "{error}");
 }
 
+impl Subject for TestDisk {
+    fn create(&mut self, path: &str) {
+        let (dir, name) = self.slot(path);
+        let ino = self.make_in(dir, name);
+        self.forget(ino);
+    }
+
+    fn write(&mut self, path: &str, at: u64, data: &[u8], durable: bool) -> bool {
+        let ino = self.resolve(path);
+        let wrote = self.disk.write(ino, at, data, false).unwrap();
+        if durable {
+            self.flush_range(ino, wrote.range);
+        }
+        false
+    }
+
+    fn fsync(&mut self, path: &str) {
+        let ino = self.resolve(path);
+        TestDisk::fsync(self, ino);
+    }
+
+    fn truncate(&mut self, path: &str, size: u64) {
+        let ino = self.resolve(path);
+        self.disk.set_size(ino, size).unwrap();
+    }
+
+    fn zero(&mut self, path: &str, range: std::ops::Range<u64>) {
+        let ino = self.resolve(path);
+        let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        self.disk.allocate(ino, range, how).unwrap();
+    }
+
+    fn allocate(&mut self, path: &str, end: u64) {
+        let ino = self.resolve(path);
+        self.disk.allocate(ino, 0..end, FallocateFlags::empty()).unwrap();
+    }
+
+    fn unlink(&mut self, path: &str) {
+        let (dir, name) = self.slot(path);
+        self.disk.remove(dir, OsStr::new(name), false).unwrap();
+    }
+
+    fn mkdir(&mut self, path: &str) {
+        let (dir, name) = self.slot(path);
+        let ino = self.make_in_as(dir, name, Make::Directory);
+        self.forget(ino);
+    }
+
+    fn rmdir(&mut self, path: &str) {
+        let (dir, name) = self.slot(path);
+        self.disk.remove(dir, OsStr::new(name), true).unwrap();
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        let ((dir, name), (to_dir, to_name)) = (self.slot(from), self.slot(to));
+        let (old, new) = ((dir, OsStr::new(name)), (to_dir, OsStr::new(to_name)));
+        self.disk.rename(old, new, Rename::Replace).unwrap();
+    }
+
+    fn link(&mut self, path: &str, to: &str) {
+        let ino = self.resolve(path);
+        let (dir, name) = self.slot(to);
+        self.disk.link(ino, dir, OsStr::new(name)).unwrap();
+        self.forget(ino);
+    }
+
+    fn fsync_directory(&mut self, path: &str) {
+        let ino = self.resolve(path);
+        TestDisk::fsync_directory(self, ino);
+    }
+
+    fn show(&mut self) -> Shown {
+        let content = |disk: &mut Disk, name: &Name| {
+            (name.mode & KIND == KIND_FILE).then(|| disk.read(name.ino, 0, 1 << 20, false).unwrap())
+        };
+        self.walk().iter().map(|(path, name)| (path.clone(), content(&mut self.disk, name))).collect()
+    }
+
+    fn identities(&mut self) -> BTreeMap<String, u64> {
+        self.walk().into_iter().map(|(path, name)| (path, name.ino)).collect()
+    }
+
+    fn cut(&mut self, keep: f64, seed: u64) -> [u64; 4] {
+        let report = TestDisk::cut(self, Cut { keep, seed });
+        let below = self.below();
+        assert_eq!(
+            fs::read_dir(below.join(HIDDEN)).unwrap().count(),
+            self.disk.inodes.values().filter(|inode| !inode.is_directory()).count()
+        );
+        [report.sectors_kept, report.sectors_lost, report.names_kept, report.names_lost]
+    }
+}
+
 /// A disk over a folder of its own.
 struct TestDisk {
     disk: Disk,
@@ -176,6 +288,41 @@ impl TestDisk {
         let folder = tempfile::tempdir_in(std::env::current_exe().unwrap().parent().unwrap()).unwrap();
         let disk = Disk::open(folder.path(), limit_bytes, 512).unwrap();
         Self { disk, folder }
+    }
+
+    fn resolve(&mut self, path: &str) -> Ino {
+        path.split('/').filter(|name| !name.is_empty()).fold(ROOT, |dir, name| {
+            let ino = self.disk.lookup(dir, OsStr::new(name)).unwrap().ino;
+            self.forget(ino);
+            ino
+        })
+    }
+
+    fn slot<'a>(&mut self, path: &'a str) -> (Ino, &'a str) {
+        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.resolve(parent), name)
+    }
+
+    fn forget(&mut self, ino: Ino) {
+        self.disk.forget(ino, 1).unwrap();
+    }
+
+    fn walk(&self) -> Vec<(String, Name)> {
+        let (mut found, mut open) = (Vec::new(), vec![(String::new(), ROOT)]);
+        while let Some((path, dir)) = open.pop() {
+            for name in self.disk.list(dir).unwrap().into_iter().skip(2) {
+                let path = format!(
+                    "{path}{}{}",
+                    if path.is_empty() { "" } else { "/" },
+                    name.name.to_str().unwrap()
+                );
+                if name.mode & KIND == KIND_DIRECTORY {
+                    open.push((path.clone(), name.ino));
+                }
+                found.push((path, name));
+            }
+        }
+        found
     }
 
     fn below(&self) -> PathBuf {
