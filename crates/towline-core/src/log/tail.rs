@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use crate::format::BatchHeader;
-use crate::types::limits::{MAX_BATCH_BYTES, MAX_FLUSH_DEPTH};
+use crate::types::limits::{MAX_BATCH_BYTES, MAX_FLUSH_DEPTH, MAX_WRITE_BYTES};
 use crate::types::{Geometry, Lsn, Position, Span};
 
 /// The tail of one node's log.
@@ -35,7 +35,8 @@ struct Pending {
 #[derive(Debug)]
 struct InFlight {
     span: Span,
-    after: Position,
+    /// Position behind its last batch; `None` for a piece of a batch whose rest follows.
+    after: Option<Position>,
     done: bool,
 }
 
@@ -102,25 +103,33 @@ impl Tail {
         self.pending.push_back(Pending { stored: header.stored(), after: self.end });
     }
 
-    /// The next write, if a slot is free and it ends at or below `permitted`. Neighbouring batches of one segment
-    /// are merged into one write: a standby that is behind writes few large pieces.
+    /// The next write, if a slot is free and its batch ends at or below `permitted`. Neighbouring batches of one
+    /// segment are merged into one write: a standby that is behind writes few large pieces. A batch that is too large
+    /// for one write goes in several, which may end in any order: it counts when all of it has.
     pub fn next_write(&mut self, permitted: Lsn) -> Option<Span> {
         if self.in_flight.len() >= self.depth {
             return None;
         }
-        let first = self.pending.pop_front_if(|batch| batch.stored.end <= permitted)?;
-        let mut write = InFlight { span: first.stored, after: first.after, done: false };
+        let first = self.pending.front_mut().filter(|batch| batch.stored.end <= permitted)?;
+        if first.stored.len() > MAX_WRITE_BYTES {
+            let piece = Span::new(first.stored.start, first.stored.start.plus(MAX_WRITE_BYTES));
+            first.stored.start = piece.end;
+            self.in_flight.push_back(InFlight { span: piece, after: None, done: false });
+            return Some(piece);
+        }
+        let mut span = first.stored;
+        let mut after = first.after;
+        self.pending.pop_front();
         while let Some(next) = self.pending.pop_front_if(|next| {
-            next.stored.start == write.span.end
+            next.stored.start == span.end
                 && self.geometry.offset_of(next.stored.start) != 0
-                && next.stored.end.bytes_since(write.span.start) <= MAX_BATCH_BYTES
+                && next.stored.end.bytes_since(span.start) <= MAX_WRITE_BYTES
                 && next.stored.end <= permitted
         }) {
-            write.span.end = next.stored.end;
-            write.after = next.after;
+            span.end = next.stored.end;
+            after = next.after;
         }
-        let span = write.span;
-        self.in_flight.push_back(write);
+        self.in_flight.push_back(InFlight { span, after: Some(after), done: false });
         Some(span)
     }
 
@@ -136,7 +145,7 @@ impl Tail {
         }
         let before = self.flushed;
         while let Some(write) = self.in_flight.pop_front_if(|write| write.done) {
-            self.flushed = write.after;
+            self.flushed = write.after.unwrap_or(self.flushed);
         }
         self.flushed != before
     }
@@ -213,6 +222,37 @@ mod tests {
         assert_eq!(tail.next_write(Lsn(u64::MAX)), Some(span));
         assert!(!tail.complete(span, 0));
         assert!(tail.complete(span, 1));
+    }
+
+    #[test]
+    fn a_large_batch_goes_in_pieces_and_counts_when_all_of_it_is_there() {
+        let mut tail = tail(8);
+        let header = batch(&tail, 3 * MAX_WRITE_BYTES as u32 / 2);
+        tail.push(&header, 1);
+        let small = batch(&tail, 100);
+        tail.push(&small, 2);
+        let spans: Vec<_> = std::iter::from_fn(|| tail.next_write(Lsn(u64::MAX))).collect();
+        assert_eq!(spans[0].start, header.start);
+        assert_eq!(spans.last().map(|span| span.end), Some(small.end));
+        assert!(spans.windows(2).all(|pair| pair[0].end == pair[1].start), "no gap, no overlap");
+        assert!(spans.iter().all(|span| span.len() <= MAX_WRITE_BYTES));
+        for span in spans[1..].iter().rev() {
+            assert!(!tail.complete(*span, 0), "its first piece is not there");
+        }
+        assert!(tail.complete(spans[0], 0));
+        assert_eq!(tail.flushed(), tail.end());
+        assert!(tail.is_flushed());
+    }
+
+    #[test]
+    fn the_first_piece_alone_moves_nothing() {
+        let mut tail = tail(8);
+        let header = batch(&tail, 3 * MAX_WRITE_BYTES as u32 / 2);
+        tail.push(&header, 1);
+        let first = tail.next_write(Lsn(u64::MAX)).expect("a slot is free");
+        assert!(!tail.complete(first, 0));
+        assert_eq!(tail.flushed().lsn, Lsn(8192));
+        assert!(!tail.is_flushed());
     }
 
     #[test]

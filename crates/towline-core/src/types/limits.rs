@@ -14,6 +14,10 @@ pub const RECORD_ALIGN_BYTES: u64 = 8;
 pub const MAX_RECORD_BYTES: u64 = 1 << 20;
 /// Longest batch, header and padding included.
 pub const MAX_BATCH_BYTES: u64 = 2 << 20;
+/// Most bytes of one write to a segment. The kernel does not split a write that must not block: one that is larger
+/// than the device takes at once (often 254 pages) would go through a kernel worker, and two of those are slower than
+/// many that need none.
+pub const MAX_WRITE_BYTES: u64 = 512 << 10;
 /// Most data bytes one atomic append may hold, headers included.
 pub const MAX_APPEND_BYTES: u64 = MAX_BATCH_BYTES - 2 * BLOCK_BYTES;
 /// Default bytes of a segment file.
