@@ -11,7 +11,7 @@ use crate::plan::Experiment;
 use crate::publish::{PointLoad, PointSpec};
 use crate::target::Watch;
 use crate::verify;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use towline_core::types::Level;
@@ -28,7 +28,7 @@ impl Session {
             self.say(Session::label(experiment, 0, "preparing segments"));
             let mut cluster = Cluster::start(experiment, 0, &sizes, &dir, self.allocations)?;
             self.note_durability(cluster.primary()?);
-            let prepared = self.wait_until_prepared(&cluster, sizes.prepare_segments)?;
+            let prepared = self.wait_until_prepared(&[cluster.primary_dir()], sizes.prepare_segments)?;
             self.say(Session::label(experiment, 0, "appending"));
             let stop = self.stop_flag();
             let bench = PointBench { experiment, link_rtt_us: 0, cluster: &cluster, wal: None, stop: &stop };
@@ -96,20 +96,20 @@ impl Session {
         })
     }
 
-    /// Waits until all segments are there, or no more come.
-    fn wait_until_prepared(&self, cluster: &RunningCluster, wanted: u32) -> Result<u32, BenchError> {
-        let dir = cluster.primary_dir().join("shard-0").join("segments");
+    /// Waits until every node has its segments, or no more come. Returns how many the one with the fewest has.
+    pub(super) fn wait_until_prepared(&self, nodes: &[PathBuf], wanted: u32) -> Result<u32, BenchError> {
+        let dirs: Vec<_> = nodes.iter().map(|dir| dir.join("shard-0").join("segments")).collect();
         let mut seen = 0;
         let mut last_change = Instant::now();
         loop {
             self.go_on()?;
-            let now = segments_in(&dir);
+            let now = dirs.iter().map(|dir| segments_in(dir)).min().unwrap_or(0);
             if now >= wanted || last_change.elapsed() > NO_MORE_COME {
                 return Ok(now);
             }
             if now != seen {
                 (seen, last_change) = (now, Instant::now());
-                self.say(format!("off: {seen} of {wanted} segments prepared"));
+                self.say(format!("{seen} of {wanted} segments prepared"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

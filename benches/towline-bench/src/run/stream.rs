@@ -19,12 +19,15 @@ impl Session {
             self.go_on()?;
             self.say(Session::label(experiment, link_rtt_us, "starting the cluster"));
             let sizes = NodeSizes {
-                prepare_segments: 16,
+                prepare_segments: PREPARED,
                 ..NodeSizes::usual(self.data_dir(), self.buffered, self.flushing)
             };
             let dir = self.next_cluster_dir();
             let mut cluster = Cluster::start(experiment, link_rtt_us, &sizes, &dir, self.allocations)?;
             self.note_durability(cluster.primary()?);
+            let mut nodes = vec![cluster.primary_dir()];
+            nodes.extend(cluster.cluster.standbys.iter().map(|standby| standby.dir.clone()));
+            self.wait_until_prepared(&nodes, PREPARED)?;
             let mut before = self.measure_floors(0, true)?;
             for repetition in 0..experiment.repetitions {
                 self.go_on()?;
@@ -76,6 +79,8 @@ fn arrivals(appended_per_s: f64, arrived_per_s: f64) -> String {
     format!("{appended_per_s:.0} records/s appended, {arrived_per_s:.0} records/s flushed by the standby")
 }
 
+/// Segments of each node that are ready before the clock; from then on they are recycled.
+const PREPARED: u32 = 16;
 /// A latency in so many is recorded: the clock costs as much as a tenth of an append.
 const SAMPLE_EVERY: u64 = 16;
 /// What is measured is the live tail: half the arena keeps both ends busy, and the standby stays within it.
