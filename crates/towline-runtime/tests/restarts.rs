@@ -9,16 +9,14 @@ mod common;
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use common::*;
 use towline_core::format::{BatchHeader, BatchKind};
 use towline_core::log::recovery::Step;
-use towline_core::node::Event;
 use towline_core::types::limits::MAX_TERM_HISTORY;
 use towline_core::types::{Level, Lsn, Span};
 use towline_runtime::storage::LogReader;
-use towline_runtime::{AppendError, NodeOptions, PeerAddress, RunningNode};
+use towline_runtime::{AppendError, PeerAddress, RunningNode};
 
 /// A pair that wrote a log and was stopped, and what either holds now.
 struct Crashed {
@@ -168,22 +166,6 @@ fn restarts_fill_the_term_history_and_the_operator_hears_of_it_in_time() {
     node.stop().unwrap();
     let payloads: Vec<Vec<u8>> = records(&dir).into_iter().map(|(_, payload)| payload).collect();
     assert_eq!(payloads, (1..=MAX_TERM_HISTORY).map(|n| vec![n as u8]).collect::<Vec<_>>());
-}
-
-/// What a node has said.
-#[derive(Clone, Default, Debug)]
-struct Said(Arc<Mutex<Vec<String>>>);
-
-impl Said {
-    fn listen(&self, options: &mut NodeOptions) {
-        let lines = Arc::clone(&self.0);
-        options.on_event =
-            Some(Arc::new(move |_, event: &Event| lines.lock().unwrap().push(event.to_string())));
-    }
-
-    fn has(&self, part: &str) -> bool {
-        self.0.lock().unwrap().iter().any(|line| line.contains(part))
-    }
 }
 
 /// The longest run of data batches none of which says that an earlier one of them was durable: as long as it was in

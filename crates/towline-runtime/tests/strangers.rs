@@ -4,7 +4,9 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -12,7 +14,7 @@ use towline_core::format::{
     Decoded, Frame, Hello, HelloRole, LogEnd, Outcome, WireError, decode_frame, encode_frame, walk_headers,
 };
 use towline_core::types::{Geometry, Level, LogId, Lsn, NodeId, Term, Window};
-use towline_runtime::{RunningNode, Status};
+use towline_runtime::{PeerAddress, RunningNode, Status};
 
 /// A client as plain as can be.
 struct Client {
@@ -260,6 +262,41 @@ fn the_status_page_and_the_metrics_are_served() {
     assert!(get("/").contains("<h1>p</h1>"));
     assert!(get("/other").starts_with("HTTP/1.1 404"));
     node.stop().unwrap();
+}
+
+#[test]
+fn a_standby_that_closes_in_its_greeting_is_said_once_and_counted() {
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let greeted = Arc::new(AtomicU64::new(0));
+    let (greeted_there, over) = (Arc::clone(&greeted), Arc::new(AtomicBool::new(false)));
+    let over_there = Arc::clone(&over);
+    let closer = std::thread::spawn(move || {
+        while let Ok((socket, _)) = listener.accept() {
+            if over_there.load(Ordering::Acquire) {
+                return;
+            }
+            drop(socket);
+            greeted_there.fetch_add(1, Ordering::AcqRel);
+        }
+    });
+    let folder = folder();
+    let said = Said::default();
+    let mut options = primary(&folder.path().join("p"));
+    options.standbys = vec![PeerAddress { name: "a".to_owned(), address: address.to_string() }];
+    said.listen(&mut options);
+    let node = start(options);
+    let log = leading(&node);
+    until("it is dialled again and again", || greeted.load(Ordering::Acquire) >= 8);
+    log.append(b"nobody is held up", Level::Local, None).unwrap().wait_timeout(LIMIT).unwrap();
+    // Closed by the one side or reset by the other: two causes, each said the first time, then counted.
+    let lines = said.all("session ");
+    assert!((1..=4).contains(&lines.len()), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.ends_with("(3 times so far)")), "{lines:#?}");
+    node.stop().unwrap();
+    over.store(true, Ordering::Release);
+    drop(TcpStream::connect(address));
+    closer.join().unwrap();
 }
 
 fn resident_bytes() -> u64 {

@@ -137,4 +137,4 @@ const TOO_LONG: &[&str] = &["kills"];
 const LIMIT_BYTES: u64 = 8 << 20;
 /// Nobody, on every Linux.
 const USER: u32 = 65534;
-const TIME_LIMIT: Duration = Duration::from_secs(180);
+const TIME_LIMIT: Duration = Duration::from_secs(300);

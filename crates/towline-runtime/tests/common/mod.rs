@@ -3,10 +3,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use towline_core::format::RecordKind;
 use towline_core::log::recovery::Step;
+use towline_core::node::Event;
 use towline_core::types::{Lsn, Span};
 use towline_runtime::storage::{self, LogReader};
 use towline_runtime::{Handle, Host, NodeOptions, PeerAddress, Role, RunningNode, Status};
@@ -136,4 +138,27 @@ pub fn assert_identical(a: &Path, b: &Path, at_least: Lsn) {
     }
     let end = a[..common].last().map_or(Lsn(0), |batch| batch.0.end);
     assert!(end >= at_least, "the shorter log ends at {end}, not at {at_least}");
+}
+
+/// What a node has said.
+#[derive(Clone, Default, Debug)]
+pub struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    pub fn listen(&self, options: &mut NodeOptions) {
+        let lines = Arc::clone(&self.0);
+        options.on_event = Some(Arc::new(move |_, event: &Event| {
+            lines.lock().expect("no sink panics").push(event.to_string())
+        }));
+    }
+
+    pub fn has(&self, part: &str) -> bool {
+        !self.all(part).is_empty()
+    }
+
+    /// The lines with `part` in them.
+    pub fn all(&self, part: &str) -> Vec<String> {
+        let lines = self.0.lock().expect("no sink panics");
+        lines.iter().filter(|line| line.contains(part)).cloned().collect()
+    }
 }
