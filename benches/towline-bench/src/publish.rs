@@ -101,6 +101,10 @@ impl PointResult {
             steal_percent: measured.steal_percent,
             histogram: Some(histogram_name(experiment, link_rtt_us, spec)),
             note: note(measured, spec),
+            version: None,
+            durable: None,
+            survives: None,
+            connections: None,
         };
         Self {
             point,

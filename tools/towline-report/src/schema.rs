@@ -293,6 +293,19 @@ pub struct Point {
     /// What is special about this point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+
+    /// Version of the system, where several stand side by side.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Whether an acknowledged record survives a power cut of every node, as configured here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durable: Option<bool>,
+    /// What an acknowledgement survives, in the words of the ladder. Rows are ranked only with rows of the same words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub survives: Option<String>,
+    /// Connections that the clients share; `None` where there are none, or where it was not varied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
 }
 
 impl Point {

@@ -38,6 +38,10 @@ pub(crate) fn window_point(window: Window, link_rtt_us: f64, p50: u64) -> Point 
         steal_percent: None,
         histogram: None,
         note: None,
+        version: None,
+        durable: None,
+        survives: None,
+        connections: None,
     }
 }
 

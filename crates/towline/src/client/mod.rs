@@ -23,6 +23,7 @@ mod tail;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use towline_core::format::{Frame, Hello, HelloRole, MAX_APPEND_RECORDS, WIRE_VERSION, record_bytes};
@@ -104,6 +105,13 @@ enum Asked {
 enum Answer {
     Done(String),
     Status(String),
+}
+
+/// To wait for many connections at once: when it is readable, [`Client::try_recv`] makes progress.
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
 }
 
 impl Client {
