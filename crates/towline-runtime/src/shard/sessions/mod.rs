@@ -284,8 +284,9 @@ impl Sessions {
         let floor = arena.floor();
         let now_ns = core.now_ns;
         let stuck = self.open.iter_mut().find(|session| {
-            let held = session.out.pinned().is_some_and(|span| span.start.0 <= floor);
-            held && now_ns.saturating_sub(session.out.since_ns) > STUCK_LIMIT.as_nanos() as u64
+            session.out.pinned().is_some_and(|(span, since_ns)| {
+                span.start.0 <= floor && now_ns.saturating_sub(since_ns) > STUCK_LIMIT.as_nanos() as u64
+            })
         });
         if let Some(session) = stuck
             && session.is_told()

@@ -21,6 +21,8 @@ pub(crate) struct Outgoing {
     bytes: Vec<u8>,
     items: VecDeque<Item>,
     in_flight: Option<InFlight>,
+    /// Zero-copy sends that have ended and whose bytes the kernel still reads, oldest first, with their beginning.
+    unnotified: VecDeque<(Span, u64)>,
     /// The next item to leave is the last.
     closing: bool,
     /// Log bytes have left up to here.
@@ -129,10 +131,12 @@ impl Outgoing {
         self.in_flight.is_none() && self.catch_up.as_ref().is_none_or(|catch_up| !catch_up.reading)
     }
 
-    /// The arena bytes that the operation in flight holds.
-    pub(crate) fn pinned(&self) -> Option<Span> {
-        match &self.in_flight {
-            Some(InFlight::Arena(span)) => Some(*span),
+    /// The lowest arena bytes that are held here, and since when: those of the operation in flight, or of a zero-copy
+    /// send whose peer has not taken them yet.
+    pub(crate) fn pinned(&self) -> Option<(Span, u64)> {
+        match (&self.in_flight, self.unnotified.front()) {
+            (_, Some(oldest)) => Some(*oldest),
+            (Some(InFlight::Arena(span)), None) => Some((*span, self.since_ns)),
             _ => None,
         }
     }
@@ -162,7 +166,8 @@ impl Outgoing {
                 let bytes =
                     port.ring.arena().bytes(range.clone()).ok_or("log bytes to be sent are in use")?;
                 let batch_end = batch_end(self.batch_end, rest.start, bytes)?;
-                let sent = if port.zero_copy && !self.copies {
+                let zero_copy = port.zero_copy && !self.copies;
+                let sent = if zero_copy {
                     port.ring.send_zc(fd, range, false, tag.pack())
                 } else {
                     port.ring.send(fd, range, false, tag.pack())
@@ -170,6 +175,9 @@ impl Outgoing {
                 match sent {
                     Ok(()) => {
                         (self.log_sent, self.batch_end) = (rest.end, batch_end);
+                        if zero_copy {
+                            self.unnotified.push_back((rest, port.now_ns));
+                        }
                         self.begin(InFlight::Arena(rest), port.now_ns);
                     }
                     Err(RingError::TooManyInFlight) => {}
@@ -228,6 +236,8 @@ impl Outgoing {
     /// What ends the connection.
     pub(crate) fn sent(&mut self, completion: &Completion) -> Result<Option<Span>, String> {
         if completion.notif {
+            // TCP gives bytes back in the order in which it took them.
+            self.unnotified.pop_front();
             self.copies |= completion.zc_copied;
             return Ok(None);
         }
