@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, NodeSizes, RunningCluster};
 use crate::count::memory_bytes;
 use crate::error::BenchError;
 use crate::load::schedule::Schedule;
-use crate::load::{Timing, Work, open};
+use crate::load::{Target, Timing, Work, open};
 use crate::measure::{Measured, measure};
 use crate::plan::{Arrivals, Experiment, Rate};
 use crate::process::Process;
@@ -183,7 +183,7 @@ fn watch(
 enum Fate {
     /// It holds everything; seconds after it was let go on.
     CaughtUp(f64),
-    /// The line that says so.
+    /// In words.
     MustResync(String),
     /// Neither within the limit; its state.
     Neither(String),
@@ -201,10 +201,10 @@ fn fate(
         let status = cluster.primary()?.status()?;
         let mut state = "unknown to the primary".to_owned();
         for shard in &status.shards {
-            if let Some(line) = shard.events.iter().find(|line| line.contains("resync")) {
-                return Ok(Fate::MustResync(line.clone()));
-            }
             for standby in shard.node.standbys.iter().filter(|standby| standby.name == name) {
+                if standby.state == "must resync" {
+                    return Ok(Fate::MustResync(format!("'{name}' is told to resync")));
+                }
                 if standby.watermarks.flushed.lsn >= upto {
                     return Ok(Fate::CaughtUp(resumed.elapsed().as_secs_f64()));
                 }
@@ -212,7 +212,7 @@ fn fate(
             }
         }
         if Instant::now() > deadline || stop.load(Relaxed) {
-            return Ok(Fate::Neither(state));
+            return Ok(Fate::Neither(format!("{state}; {}", cluster.primary()?.standing())));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -46,6 +46,7 @@ impl Node {
 
     /// The log no longer has what this standby needs next: said to it, to the operator, and the session ends.
     pub(super) fn tell_to_resync(&mut self, index: usize, session: SessionId, message: String) {
+        self.peers[index].must_resync = true;
         self.say(Event::StandbyMustResync { peer: self.peers[index].index, why: message.clone() });
         self.send_frame(session, Frame::Refused { code: RefusalCode::Resync, message: message.clone() });
         self.close(session, &message);

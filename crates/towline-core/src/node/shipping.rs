@@ -38,6 +38,8 @@ pub(super) struct Peer {
     pub(super) news_ns: Option<u64>,
     pub(super) heard_ns: u64,
     pub(super) spoke_ns: u64,
+    /// It has been told to resync, and has not come back with a log that goes on from this one.
+    pub(super) must_resync: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +75,7 @@ impl Peer {
             news_ns: None,
             heard_ns: 0,
             spoke_ns: 0,
+            must_resync: false,
         }
     }
 
@@ -99,9 +102,10 @@ impl Peer {
 
     pub(super) fn status(&self, end: Lsn) -> PeerStatus {
         let state = match (self.link, self.progress.mode()) {
-            (Link::Down { .. } | Link::Closing { .. }, _) => "down",
             (Link::Shipping(_), ShipMode::Live) => "streaming",
             (Link::Shipping(_), _) => "catching up",
+            _ if self.must_resync => "must resync",
+            (Link::Down { .. } | Link::Closing { .. }, _) => "down",
             _ => "connecting",
         };
         PeerStatus {
@@ -334,7 +338,10 @@ impl Node {
         let peer = self.peers[index].index;
         let why = message.to_owned();
         let event = match code {
-            RefusalCode::Resync => Event::StandbyMustResync { peer, why },
+            RefusalCode::Resync => {
+                self.peers[index].must_resync = true;
+                Event::StandbyMustResync { peer, why }
+            }
             _ => Event::StandbyLost { peer, why },
         };
         self.say(event);
@@ -422,6 +429,7 @@ impl Node {
             self.peers[index].progress.restart_excluded(from);
         }
         self.peers[index].link = Link::Shipping(session);
+        self.peers[index].must_resync = false;
         self.peers[index].attempts = 0;
         self.peers[index].told = (Lsn(0), Lsn(0), Lsn(0));
         let node = self.peers[index].node.unwrap_or_default();

@@ -46,7 +46,7 @@ pub struct PeerStatus {
     pub name: String,
     /// Its node id, once known.
     pub node: Option<NodeId>,
-    /// `down`, `connecting`, `catching up` or `streaming`.
+    /// `down`, `connecting`, `catching up`, `streaming`, or `must resync`: the log no longer has what it needs next.
     pub state: String,
     /// Shipped up to here.
     pub sent: Lsn,

@@ -36,8 +36,8 @@ pub const ARENA_BYTES: u64 = 64 << 20;
 pub const MIN_ARENA_BYTES: u64 = 4 << 20;
 /// Flushes in flight at most, whatever the calibration says.
 pub const MAX_FLUSH_DEPTH: usize = 64;
-/// Bytes of one send operation at most; what a stuck peer can pin.
-pub const MAX_SEND_BYTES: u64 = 1 << 20;
+/// Bytes of one send operation at most; what a stuck peer can pin, and what catch-up reads at once.
+pub const MAX_SEND_BYTES: u64 = MAX_WRITE_BYTES;
 /// Standbys a node ships to at most.
 pub const MAX_STANDBYS: usize = 16;
 /// Entries of a term history at most.
