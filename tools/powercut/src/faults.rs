@@ -29,7 +29,8 @@ pub struct Faults {
     /// 4.13, what it was to make durable stays readable and never becomes durable: a flush that is tried again
     /// succeeds and changes nothing. (A directory's changes stay pending.)
     pub eio_fsync: Trouble,
-    /// A write of two sectors or more writes only the first half.
+    /// A write of two sectors or more writes only the first half. A buffered write returns so many bytes; of a direct
+    /// one the kernel makes EIO, with the half written (Linux 6.18, because direct writes are asynchronous).
     pub short_write: Trouble,
     /// The sum of all file sizes that the disk has room for, in bytes; more answers ENOSPC. `None`: no limit.
     pub space_bytes: Option<u64>,

@@ -90,7 +90,7 @@ impl Shared {
             (disk.write(ino, at, data, flags.contains(OFlags::DIRECT))?, disk.epoch())
         };
         self.pause(Delayed::Write);
-        if flags.contains(OFlags::DSYNC) {
+        if flags.contains(DSYNC) {
             self.pause(Delayed::Fsync);
             let file = self.disk().flush_range(ino, wrote.range, epoch)?;
             if self.flush_backing {
@@ -574,6 +574,8 @@ fn for_fuse(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
 
+/// O_SYNC has this bit too. (The constant of this name in rustix is O_SYNC.)
+const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC as u32);
 /// Nothing is cached by name or attribute: after a cut the kernel must ask again.
 const NO_TIME: Duration = Duration::ZERO;
 const MAX_WRITE: u32 = 1 << 20;

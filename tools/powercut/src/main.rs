@@ -131,7 +131,7 @@ struct Troubles {
     /// Flushes answer EIO; what they were to make durable never will be, also when a later flush succeeds
     #[arg(long, value_name = "WHEN")]
     eio_fsync: Option<Trouble>,
-    /// Writes of two sectors or more write only half
+    /// Writes of two sectors or more write only half; the kernel makes EIO of a direct one
     #[arg(long, value_name = "WHEN")]
     short_write: Option<Trouble>,
     /// Room for all files together in bytes, or `none`; past it ENOSPC

@@ -227,8 +227,9 @@ impl Mount {
         let flushed = self.shared.disk().close();
         if !over {
             result = mountpoint::detach(&self.mountpoint);
-            mountpoint::abort(self.device);
-            finishes(&session, ABORT_LIMIT);
+            if mountpoint::abort(self.device) {
+                finishes(&session, ABORT_LIMIT);
+            }
         }
         drop(session);
         flushed?;

@@ -74,11 +74,11 @@ pub(crate) fn detach(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Ends the connection of a mount that is still used: what waits in it fails.
-pub(crate) fn abort(device: u64) {
-    // The number that the kernel lists connections by is the device's minor one. Best effort: where the control file
-    // system is not mounted, it ends with this process.
-    let _ = fs::write(format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(device)), "1");
+/// Ends the connection of a mount that is still used: what waits in it fails. False where the kernel's list of
+/// connections is not mounted; then it ends with this process.
+pub(crate) fn abort(device: u64) -> bool {
+    // The list is by the minor number of the device.
+    fs::write(format!("/sys/fs/fuse/connections/{}/abort", rustix::fs::minor(device)), "1").is_ok()
 }
 
 /// The device number of a mounted file system.

@@ -81,8 +81,8 @@ fn step(random: &mut Random, model: &mut Model, subject: &mut impl Subject) {
     let room = model.pending.len() < MAX_PENDING;
     let free = model.find(&path).is_none() && room;
     let file = (!files.is_empty()).then(|| random.pick(&files).clone());
-    let at = random.below(6000);
-    let len = 1 + random.below(3000);
+    let at = random.below(3000);
+    let len = 1 + random.below(1500);
     match (random.below(26), file) {
         (0..=2, _) | (_, None) if free => {
             subject.create(&path);
