@@ -149,6 +149,8 @@ impl NodeHistory {
                 }
             }
             Output::Event(event) => self.said(event, events),
+            // What waited has been told so before this.
+            Output::Stopped => self.leading = None,
             _ => {}
         }
     }
@@ -167,8 +169,9 @@ impl NodeHistory {
                 self.begin(entry.term, entry.start, events);
             }
             NodeEvent::SteppedDown { .. } | NodeEvent::Poisoned { .. } | NodeEvent::Halted { .. } => {
-                // What waits is told so before this; nothing more is decided here.
+                // Nothing more is decided here, and the gate's view of who streams is given up.
                 self.settle_doubt(events);
+                self.leading = None;
             }
             NodeEvent::StandbyStreaming { peer } => self.set_live(usize::from(peer.0), true, events),
             NodeEvent::StandbyExcluded { peer, .. } if self.leading.is_some() => {

@@ -101,13 +101,15 @@ fn kinds(events: &[Event]) -> Vec<Kind> {
 
 use Damage::{DiskLost, Killed, PowerCut, Stopped};
 
+/// What happens, who leads then, and the levels whose acknowledged records must all be there.
+type Case<'a> = (&'a [(u64, Damage)], u64, &'a [Level]);
+
 #[test]
 fn each_level_is_owed_what_it_promises_and_no_more() {
-    // Damages, who leads then, and the levels whose acknowledged records must all be there.
     let all = &Level::ALL[1..];
     let remote = &Level::ALL[2..];
     let flushed = &Level::ALL[3..];
-    let cases: [(&[(u64, Damage)], u64, &[Level]); 13] = [
+    let cases: [Case<'_>; 13] = [
         (&[(P, Stopped)], P, &Level::ALL),
         (&[(P, Stopped), (P, Killed)], P, &Level::ALL),
         (&[(P, Killed)], P, all),
@@ -266,6 +268,21 @@ fn a_reader_sees_nothing_that_its_mode_withholds() {
         Event::Report { peer: 1, written: lsn, flushed: lsn, applied: lsn },
     );
     assert_eq!(kinds(&reported), [Kind::AppliedUnflushed], "a report says so, too");
+}
+
+#[test]
+fn a_star_ranks_standbys_by_their_place_however_late_they_come() {
+    let mut events = life(Level::On, None, 10);
+    for event in &mut events {
+        if let Event::Rule { rule, .. } = event {
+            *rule = "FIRST 1 (*)".to_owned();
+        }
+    }
+    let standby = |event: &Event| matches!(event, Event::Standby { peer: 0, .. });
+    let first = events.iter().position(standby).expect("a is there");
+    events[first..first + 4].rotate_left(2);
+    assert!(!standby(&events[first]));
+    assert_eq!(kinds(&events), [], "a, which has everything, comes first");
 }
 
 fn replica(name: &str, from: u64, to: u64) -> Replica {

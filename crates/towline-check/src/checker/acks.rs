@@ -69,7 +69,7 @@ impl Checker {
     }
 
     fn open_ticket(&mut self, ticket: TicketEvent, is_wait: bool) {
-        let generation = self.quorum.in_force + usize::from(self.is_change_due);
+        let generation = self.current();
         let known = Known { ticket, is_wait, generation, ended: false, acked: None };
         if let Some(old) = self.by_id.insert(ticket.ticket, self.tickets.len()) {
             self.flag(Kind::TicketReused, format!("ticket {}", ticket.ticket));

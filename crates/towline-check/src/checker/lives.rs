@@ -126,7 +126,7 @@ impl Checker {
     }
 
     pub(super) fn see_applied(&mut self, node: u64, lsn: Lsn) {
-        self.check_applied(&format!("node {node}"), lsn);
+        self.check_applied(&format!("node {node}"), self.before_header(lsn));
     }
 
     pub(super) fn check_applied(&mut self, who: &str, applied: Lsn) {
@@ -156,6 +156,7 @@ impl Checker {
 
     pub(super) fn see_leads(&mut self, node: u64, end: Lsn) {
         self.verdict.summary.leaderships += 1;
+        let end = self.before_header(end);
         let position = self.batches.position(end);
         if position.is_none() {
             self.flag(Kind::LeaderElsewhere, format!("{end} of {}", self.batches.end().lsn));

@@ -113,7 +113,7 @@ impl Checker {
     pub fn see(&mut self, event: &Event) {
         self.take(event);
         self.watch_quorum();
-        self.lives.apply_upto(self.own_flushed, self.quorum.safe(self.quorum.in_force, Stage::Flushed));
+        self.lives.apply_upto(self.own_flushed, self.quorum.safe(self.current(), Stage::Flushed));
         self.at += 1;
     }
 
@@ -201,8 +201,21 @@ impl Checker {
         }
     }
 
+    /// The generation of the rule by which is decided now: a change that is due may not have been said yet.
+    fn current(&self) -> usize {
+        self.quorum.in_force + usize::from(self.is_change_due)
+    }
+
+    /// A log that goes on behind a segment's header may be named by either side of it.
+    fn before_header(&self, lsn: Lsn) -> Lsn {
+        let is_behind = self.segment_bytes > 0
+            && lsn.0 >= self.segment_bytes
+            && lsn.0 % self.segment_bytes == SEGMENT_HEADER_BYTES;
+        if is_behind { Lsn(lsn.0 - SEGMENT_HEADER_BYTES) } else { lsn }
+    }
+
     fn exposure(&self, stage: Stage) -> Option<u64> {
-        match self.quorum.safe(self.quorum.in_force, stage) {
+        match self.quorum.safe(self.current(), stage) {
             Bound::At(safe) => Some(self.batches.exposure(safe)),
             Bound::Undefined | Bound::Free => None,
         }

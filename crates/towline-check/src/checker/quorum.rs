@@ -17,14 +17,13 @@ impl Checker {
                 standby.marks = None;
                 standby.excluded = false;
             }
-            None => self.quorum.standbys.push(Standby {
-                peer,
-                name: name.to_owned(),
-                node,
-                live: false,
-                excluded: false,
-                marks: None,
-            }),
+            None => {
+                let name = name.to_owned();
+                let standby = Standby { peer, name, node, live: false, excluded: false, marks: None };
+                // `*` ranks them by their place in the configuration, not by who was met first.
+                let place = self.quorum.standbys.partition_point(|other| other.peer < peer);
+                self.quorum.standbys.insert(place, standby);
+            }
         }
         self.quorum.recompute();
     }
@@ -37,6 +36,7 @@ impl Checker {
     }
 
     pub(super) fn see_report(&mut self, peer: u16, marks: [Lsn; 3]) {
+        let marks = marks.map(|mark| self.before_header(mark));
         let [written, flushed, applied] = marks;
         if applied > flushed || flushed > written {
             self.flag(Kind::ReportUnordered, format!("{applied}, {flushed}, {written}"));
