@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::disk::{Cut, CutReport, HIDDEN, Status};
 use crate::faults::FaultChange;
-use crate::fuse::Shared;
+use crate::shared::Shared;
 
 /// A mount that another process holds, found by its path.
 #[derive(Clone, Debug)]

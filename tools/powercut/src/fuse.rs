@@ -5,12 +5,11 @@
 //! write-back cache stays off: with it the flag would be lost. FSYNC and FSYNCDIR must be answered: after one ENOSYS
 //! the kernel would report success for ever. FUSE_ASYNC_DIO lets several direct writes be in flight.
 
-use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -18,185 +17,17 @@ use fuser::{
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
-use rustix::fs::{FallocateFlags, OFlags, StatVfs, statvfs};
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::disk::{
-    Attributes, Disk, HIDDEN, Ino, KIND, KIND_FILE, KIND_SYMLINK, Make, Name, ROOT, Rename, View,
+    Attributes, HIDDEN, KIND, KIND_DIRECTORY, KIND_FILE, KIND_SYMLINK, Make, ROOT, Rename, View,
 };
-use crate::faults::Delayed;
-
-/// What the kernel's threads and the control share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    disk: Mutex<Disk>,
-    directories: Mutex<Directories>,
-    /// Flushes also flush the directory below.
-    flush_backing: bool,
-    /// Where orders are taken; the target of the hidden link at the root.
-    control: OsString,
-}
-
-/// Open directories: each lists what was there when its listing began.
-#[derive(Debug, Default)]
-struct Directories {
-    open: HashMap<u64, Listing>,
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Listing {
-    epoch: u64,
-    names: Arc<Vec<Name>>,
-}
+use crate::shared::Shared;
 
 /// What fuser calls.
 #[derive(Debug)]
 pub(crate) struct Adapter(pub(crate) Arc<Shared>);
-
-impl Shared {
-    pub(crate) fn new(disk: Disk, flush_backing: bool, control: OsString) -> Self {
-        Self { disk: Mutex::new(disk), directories: Mutex::default(), flush_backing, control }
-    }
-
-    pub(crate) fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn directories(&self) -> MutexGuard<'_, Directories> {
-        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn pause(&self, of: Delayed) {
-        let delay = self.disk().faults.delay(of);
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
-        }
-    }
-
-    fn view(&self, ino: Ino) -> Result<View, Errno> {
-        if ino == CONTROL { Ok(self.control_view()) } else { self.disk().stat(ino) }
-    }
-
-    fn control_view(&self) -> View {
-        let attributes = Attributes::new(KIND_SYMLINK | 0o777, 0, 0, 0);
-        View { ino: CONTROL, attributes, size: self.control.len() as u64, links: 1 }
-    }
-
-    /// A write lies in memory before it is slow, and is durable only after: a cut in between may tear it.
-    fn write(&self, ino: Ino, at: u64, data: &[u8], flags: OFlags) -> Result<u32, Errno> {
-        let (wrote, epoch) = {
-            let mut disk = self.disk();
-            (disk.write(ino, at, data, flags.contains(OFlags::DIRECT))?, disk.epoch())
-        };
-        self.pause(Delayed::Write);
-        if flags.contains(DSYNC) {
-            self.pause(Delayed::Fsync);
-            let file = self.disk().flush_range(ino, wrote.range, epoch)?;
-            if self.flush_backing {
-                file.sync_data().map_err(errno)?;
-            }
-        }
-        // Whoever loses the power before the answer gets none.
-        self.disk().still(epoch)?;
-        Ok(wrote.len as u32)
-    }
-
-    fn read(&self, ino: Ino, at: u64, len: usize, flags: OFlags) -> Result<Vec<u8>, Errno> {
-        self.pause(Delayed::Read);
-        self.disk().read(ino, at, len, flags.contains(OFlags::DIRECT))
-    }
-
-    fn fsync(&self, ino: Ino) -> Result<(), Errno> {
-        let epoch = self.disk().epoch();
-        self.pause(Delayed::Fsync);
-        let file = self.disk().fsync(ino, epoch)?;
-        if self.flush_backing {
-            file.sync_data().map_err(errno)?;
-        }
-        Ok(())
-    }
-
-    fn fsync_directory(&self, ino: Ino, handle: FileHandle) -> Result<(), Errno> {
-        let epoch = self.directories().open.get(&handle.0).map(|listing| listing.epoch).ok_or(Errno::IO)?;
-        self.pause(Delayed::Fsync);
-        let below = self.disk().fsync_directory(ino, epoch)?;
-        if self.flush_backing {
-            std::fs::File::open(below).and_then(|dir| dir.sync_all()).map_err(errno)?;
-        }
-        Ok(())
-    }
-
-    fn open_directory(&self, ino: Ino) -> Result<FileHandle, Errno> {
-        let (epoch, names) = {
-            let mut disk = self.disk();
-            let names = disk.list(ino)?;
-            disk.open_inode(ino)?;
-            (disk.epoch(), Arc::new(names))
-        };
-        let mut directories = self.directories();
-        directories.next += 1;
-        let handle = directories.next;
-        directories.open.insert(handle, Listing { epoch, names });
-        Ok(FileHandle(handle))
-    }
-
-    fn list(&self, ino: Ino, handle: FileHandle, from: u64) -> Result<Arc<Vec<Name>>, Errno> {
-        let mut directories = self.directories();
-        let listing = directories.open.get_mut(&handle.0).ok_or(Errno::IO)?;
-        let disk = self.disk();
-        disk.still(listing.epoch)?;
-        if from == 0 {
-            // Opened or rewound: a new listing.
-            listing.names = Arc::new(disk.list(ino)?);
-        }
-        Ok(listing.names.clone())
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what SETATTR carries")]
-    fn set_attributes(
-        &self,
-        ino: Ino,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-    ) -> Result<View, Errno> {
-        let mut disk = self.disk();
-        if let Some(size) = size {
-            disk.set_size(ino, size)?;
-        }
-        if mode.is_some() || uid.is_some() || gid.is_some() || atime.is_some() || mtime.is_some() {
-            disk.set_attributes(ino, |attributes| {
-                attributes.mode = mode.map_or(attributes.mode, |mode| attributes.mode & KIND | mode & !KIND);
-                attributes.uid = uid.unwrap_or(attributes.uid);
-                attributes.gid = gid.unwrap_or(attributes.gid);
-                attributes.atime = atime.map_or(attributes.atime, time);
-                attributes.mtime = mtime.map_or(attributes.mtime, time);
-            })?;
-        }
-        disk.stat(ino)
-    }
-
-    fn make(&self, request: &Request, dir: Ino, name: &OsStr, mode: u32, what: Make) -> Result<View, Errno> {
-        let device = if let Make::Special(device) = what { device } else { 0 };
-        let attributes = Attributes::new(mode, request.uid(), request.gid(), device);
-        self.disk().make(dir, name, what, attributes)
-    }
-
-    fn statfs(&self) -> Result<StatVfs, Errno> {
-        let disk = self.disk();
-        let mut stat = statvfs(disk.backing())?;
-        if let Some((all, free)) = disk.space() {
-            stat.f_blocks = all / stat.f_frsize;
-            stat.f_bfree = free / stat.f_frsize;
-            stat.f_bavail = stat.f_bfree;
-        }
-        Ok(stat)
-    }
-}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
@@ -248,9 +79,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        let target =
-            if ino.0 == CONTROL { Ok(self.0.control.clone()) } else { self.0.disk().read_link(ino.0) };
-        match target {
+        match self.0.read_link(ino.0) {
             Ok(target) => reply.data(target.as_bytes()),
             Err(errno) => reply.error(for_fuse(errno)),
         }
@@ -279,7 +108,7 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let mode = mode & !KIND | crate::disk::KIND_DIRECTORY;
+        let mode = mode & !KIND | KIND_DIRECTORY;
         answer_entry(self.0.make(request, parent.0, name, mode, Make::Directory), reply);
     }
 
@@ -448,8 +277,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.0.directories().open.remove(&handle.0);
-        answer(self.0.disk().release(ino.0), reply);
+        answer(self.0.close_directory(ino.0, handle), reply);
     }
 
     fn fsyncdir(
@@ -559,27 +387,12 @@ fn open_flags(flags: OpenFlags) -> OFlags {
     OFlags::from_bits_retain(flags.0 as u32)
 }
 
-fn time(time: TimeOrNow) -> SystemTime {
-    match time {
-        TimeOrNow::SpecificTime(time) => time,
-        TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-fn errno(error: io::Error) -> Errno {
-    Errno::from_io_error(&error).unwrap_or(Errno::IO)
-}
-
 fn for_fuse(errno: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(errno.raw_os_error())
 }
 
-/// O_SYNC has this bit too. (The constant of this name in rustix is O_SYNC.)
-const DSYNC: OFlags = OFlags::from_bits_retain(libc::O_DSYNC as u32);
 /// Nothing is cached by name or attribute: after a cut the kernel must ask again.
 const NO_TIME: Duration = Duration::ZERO;
 const MAX_WRITE: u32 = 1 << 20;
 /// Direct writes that the kernel keeps in flight at once.
 const MAX_BACKGROUND: u16 = 256;
-/// The hidden link at the root.
-const CONTROL: Ino = 2;

@@ -30,6 +30,7 @@ mod faults;
 mod fuse;
 mod mount;
 mod mountpoint;
+mod shared;
 
 pub use control::{ControlError, Remote};
 pub use disk::{Counts, Cut, CutReport, Status};

@@ -54,9 +54,9 @@ enum Command {
         /// Probability, 0 to 1, that an unflushed sector, size or change of names had reached the disk
         #[arg(long, default_value_t = 0.0, value_parser = probability)]
         keep: f64,
-        /// Seed of that choice
-        #[arg(long, default_value_t = 1)]
-        seed: u64,
+        /// Seed of that choice; without one, that of the mount plus the number of cuts before
+        #[arg(long)]
+        seed: Option<u64>,
         /// Switch the power on again at once
         #[arg(long)]
         restore: bool,
@@ -105,6 +105,9 @@ struct MountArguments {
     /// Let other users in, with the usual permissions
     #[arg(long)]
     allow_other: bool,
+    /// Seed of cuts that name none
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     #[command(flatten)]
     troubles: Troubles,
 }
@@ -167,11 +170,12 @@ fn run(command: Command) -> Result<()> {
         Command::Cut { mount, keep, seed, restore } => {
             let report = Remote::find(&mount)?.cut(Cut { keep, seed }, restore)?;
             println!(
-                "cut: {} sectors and {} changes of names lost, {} and {} kept by chance{}",
+                "cut: {} sectors and {} changes of names lost, {} and {} kept by chance (seed {}){}",
                 report.sectors_lost,
                 report.names_lost,
                 report.sectors_kept,
                 report.names_kept,
+                report.seed,
                 if restore { "; restored" } else { "; `powercut restore` switches the power on again" }
             );
             Ok(())
@@ -207,6 +211,7 @@ fn mount(arguments: &MountArguments) -> Result<()> {
         alignment: arguments.alignment,
         flush_backing: arguments.flush_below,
         allow_other: arguments.allow_other,
+        seed: arguments.seed,
         ..MountOptions::default()
     };
     options.faults.apply(&arguments.troubles.change());

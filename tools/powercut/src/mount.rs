@@ -12,8 +12,9 @@ use rustix::io::Errno;
 use crate::control::Server;
 use crate::disk::{Cut, CutReport, Disk, Status};
 use crate::faults::{FaultChange, Faults};
-use crate::fuse::{Adapter, Shared};
+use crate::fuse::Adapter;
 use crate::mountpoint;
+use crate::shared::Shared;
 
 /// How a mount behaves. [`MountOptions::default`] is a strict and fast disk without troubles.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct MountOptions {
     pub flush_backing: bool,
     /// Let other users in, with the usual permissions.
     pub allow_other: bool,
+    /// Seed of cuts that name none.
+    pub seed: u64,
     /// Troubles from the start.
     pub faults: Faults,
 }
@@ -42,6 +45,7 @@ impl Default for MountOptions {
             alignment: 512,
             flush_backing: false,
             allow_other: false,
+            seed: 1,
             faults: Faults::default(),
         }
     }
@@ -148,7 +152,7 @@ impl Mount {
         let (mountpoint, backing) = check_places(mountpoint, backing)?;
         let backing_error = |source| MountError::Backing { path: backing.clone(), source };
         let mut disk = Disk::open(&backing, options.limit_bytes, options.alignment).map_err(backing_error)?;
-        disk.faults = options.faults;
+        (disk.faults, disk.seed) = (options.faults, options.seed);
         let (listener, name) = Server::bind().map_err(|e| session_error(&mountpoint, e))?;
         let shared = Arc::new(Shared::new(disk, options.flush_backing, name.clone()));
         let session = Session::new(Adapter(shared.clone()), &mountpoint, &config(options))

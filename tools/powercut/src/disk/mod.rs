@@ -53,6 +53,8 @@ pub(crate) struct Disk {
     /// Counts the cuts: what began before one must not end after it.
     epoch: u64,
     up: bool,
+    /// Of cuts that name none.
+    pub(crate) seed: u64,
     pub(crate) faults: Faults,
     memory_bytes: u64,
     used_bytes: u64,
@@ -108,18 +110,20 @@ pub struct Status {
 pub struct Cut {
     /// The probability, 0 to 1, that an unflushed sector, size or change of names had reached the disk.
     pub keep: f64,
-    /// The seed of that choice.
-    pub seed: u64,
+    /// The seed of that choice; without one, the mount's own plus the number of cuts before.
+    pub seed: Option<u64>,
 }
 
 impl Cut {
     /// Nothing that was not flushed is kept.
-    pub const NOTHING: Cut = Cut { keep: 0.0, seed: 0 };
+    pub const NOTHING: Cut = Cut { keep: 0.0, seed: None };
 }
 
 /// What a cut did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutReport {
+    /// The seed: the same one after the same work keeps the same.
+    pub seed: u64,
     /// Unflushed sectors of 512 bytes that were kept.
     pub sectors_kept: u64,
     /// Unflushed sectors that are gone.
@@ -142,6 +146,7 @@ impl Disk {
             next_ino: FIRST_INO,
             epoch: 0,
             up: true,
+            seed: 1,
             faults: Faults::default(),
             memory_bytes: 0,
             used_bytes: 0,
@@ -167,11 +172,12 @@ impl Disk {
         }
         self.up = false;
         self.epoch += 1;
+        let seed = cut.seed.unwrap_or(self.seed.wrapping_add(self.counts.cuts));
         self.counts.cuts += 1;
-        let mut coin = Random::new(cut.seed);
+        let mut coin = Random::new(seed);
         let pending = self.tree.pending() as u64;
         let names = self.tree.chosen(|| coin.chance(cut.keep));
-        let mut report = CutReport { names_kept: names.len() as u64, ..CutReport::default() };
+        let mut report = CutReport { seed, names_kept: names.len() as u64, ..CutReport::default() };
         report.names_lost = pending - report.names_kept;
         for number in names {
             self.settle(number)?;

@@ -94,7 +94,7 @@ fn a_flush_that_failed_is_not_made_good_by_the_next() {
     assert_eq!(disk.content("file"), [2; 512], "still seen");
     disk.write(file, 512, &[3; 512]);
     disk.fsync(file);
-    disk.cut(Cut { keep: 1.0, seed: 1 });
+    disk.cut(Cut { keep: 1.0, seed: Some(1) });
     let content = disk.content("file");
     assert_eq!((content[0], content[512], content.len()), (1, 3, 1024));
 }
@@ -262,7 +262,7 @@ impl Subject for TestDisk {
     }
 
     fn cut(&mut self, keep: f64, seed: u64) -> [u64; 4] {
-        let report = TestDisk::cut(self, Cut { keep, seed });
+        let report = TestDisk::cut(self, Cut { keep, seed: Some(seed) });
         let below = self.below();
         assert_eq!(
             fs::read_dir(below.join(HIDDEN)).unwrap().count(),

@@ -45,7 +45,7 @@ impl Mounted {
     }
 
     pub(crate) fn cut(&self, keep: f64, seed: u64) -> powercut::CutReport {
-        let report = self.mount.cut(powercut::Cut { keep, seed }).unwrap();
+        let report = self.mount.cut(powercut::Cut { keep, seed: Some(seed) }).unwrap();
         self.mount.restore();
         report
     }

@@ -18,7 +18,7 @@ pub(crate) fn local_survives_a_cut() {
         let acknowledged: Vec<u64> = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..4).map(|writer| scope.spawn(appends(&log, writer))).collect();
             std::thread::sleep(Duration::from_millis(150 + 17 * seed));
-            let report = mounted.mount.cut(Cut { keep: 0.5, seed }).unwrap();
+            let report = mounted.mount.cut(Cut { keep: 0.5, seed: Some(seed) }).unwrap();
             cuts_with_loss += u32::from(report.sectors_lost > 0);
             writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect()
         });
