@@ -1,0 +1,209 @@
+//! Claims about a single standby that no random world notices: what it may show to readers, and which term it calls
+//! its last.
+
+#![allow(clippy::unwrap_used)]
+
+use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd};
+use towline_core::log::Recovered;
+use towline_core::node::{Input, Node, NodeConfig, Output};
+use towline_core::types::{
+    Geometry, LogId, Lsn, Meta, NodeId, Position, SessionId, Span, Term, TermHistory, TermStart,
+};
+
+const LOG: LogId = LogId([9; 16]);
+const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
+const START: Lsn = Lsn(8192);
+const UPSTREAM: SessionId = SessionId(1);
+
+fn term(number: u64, node: u64) -> Term {
+    Term { number, node: NodeId(node) }
+}
+
+fn history(entries: &[(Term, Lsn)]) -> TermHistory {
+    let entries: Vec<TermStart> =
+        entries.iter().map(|(term, start)| TermStart { term: *term, start: *start }).collect();
+    TermHistory::from_entries(&entries).unwrap()
+}
+
+/// A standby whose meta writes are durable at once.
+struct Standby(Node);
+
+impl Standby {
+    /// Its log of term 1, which node 100 led, ends at `end`.
+    fn new(end: Lsn, history: TermHistory, change: impl Fn(&mut NodeConfig, &mut Recovered)) -> Standby {
+        let mut config = NodeConfig {
+            node: NodeId(1),
+            log: LOG,
+            geometry: GEOMETRY,
+            name: "s1".into(),
+            ..NodeConfig::default()
+        };
+        let mut recovered = Recovered {
+            end: Position { lsn: end, ..Position::default() },
+            previous_hash: if end > START { 77 } else { 0 },
+            segments: vec![(0, 7)],
+            ..Recovered::default()
+        };
+        change(&mut config, &mut recovered);
+        let meta = Meta { adopted: term(1, 100), history, ..Meta::default() };
+        let mut standby = Standby(Node::new(config, recovered, meta));
+        standby.poll();
+        standby
+    }
+
+    fn poll(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while let Some(output) = self.0.poll_output() {
+            if let Output::WriteMeta { meta } = &output {
+                self.0.handle(Input::MetaWritten { sequence: meta.sequence });
+            }
+            outputs.push(output);
+        }
+        outputs
+    }
+
+    fn feed(&mut self, input: Input) -> Vec<Output> {
+        self.0.handle(input);
+        self.poll()
+    }
+
+    fn frame(&mut self, frame: Frame) -> Vec<Output> {
+        self.feed(Input::Frame { session: UPSTREAM, frame })
+    }
+
+    fn hello(&mut self, node: u64) {
+        self.feed(Input::Accepted { session: UPSTREAM });
+        self.frame(Frame::Hello(Hello {
+            versions: (1, 1),
+            role: HelloRole::Upstream,
+            shard: 0,
+            log: LOG,
+            geometry: GEOMETRY,
+            node: NodeId(node),
+            name: format!("n{node}"),
+            nonce: 1,
+            adopted: term(1, 100),
+            end: LogEnd::default(),
+        }));
+    }
+
+    /// Node 100 streams its log of one batch.
+    fn follow(&mut self) {
+        self.hello(100);
+        let (log_start, log_end) = (START, START.plus(4096));
+        let history = history(&[(term(1, 100), START)]);
+        self.frame(Frame::Stream { term: term(1, 100), history, log_start, log_end });
+    }
+
+    /// Receives a batch of one block at the log's start.
+    fn receive_one(&mut self) -> Vec<Output> {
+        let end = START.plus(4096);
+        let header = BatchHeader {
+            kind: BatchKind::Data,
+            log: LOG,
+            term: term(1, 100),
+            start: START,
+            end,
+            body_bytes: 0,
+            records: 0,
+            payload_bytes: 0,
+            records_before: 0,
+            payload_before: 0,
+            durable_before: Lsn(0),
+            previous_hash: 0,
+            body_crc: 0,
+        };
+        self.feed(Input::Received { session: UPSTREAM, header, hash: 5, rules: Vec::new() })
+    }
+
+    /// Flushes what it writes.
+    fn flush(&mut self, outputs: &[Output]) -> Vec<Output> {
+        let write = outputs.iter().find_map(|output| match output {
+            Output::Write { span, epoch } => Some((*span, *epoch)),
+            _ => None,
+        });
+        let (span, epoch) = write.unwrap();
+        assert_eq!(span, Span::new(START, START.plus(4096)));
+        self.feed(Input::Flushed { span, epoch })
+    }
+
+    fn told(&mut self, flushed: Lsn, safe: Lsn) -> Option<Lsn> {
+        let outputs = self.frame(Frame::Progress { flushed, safe, log_start: START });
+        // Up to the log's start there is nothing to see.
+        outputs.iter().find_map(|output| match output {
+            Output::Apply { upto } => Some(*upto).filter(|upto| *upto > START),
+            _ => None,
+        })
+    }
+}
+
+fn applying(apply_safe: bool) -> Standby {
+    let own = history(&[(term(1, 100), START)]);
+    let mut standby = Standby::new(START, own, |config, _| {
+        config.applies = true;
+        config.apply_safe = apply_safe;
+    });
+    standby.follow();
+    let outputs = standby.receive_one();
+    standby.flush(&outputs);
+    standby
+}
+
+/// Written and flushed, as last reported.
+fn reported(outputs: &[Output]) -> Option<(Lsn, Lsn)> {
+    outputs.iter().rev().find_map(|output| match output {
+        Output::Frame { frame: Frame::Report { watermarks, .. }, .. } => {
+            Some((watermarks.written.lsn, watermarks.flushed.lsn))
+        }
+        _ => None,
+    })
+}
+
+#[test]
+fn a_reader_sees_what_both_have_flushed_and_with_apply_safe_only_what_the_rule_made_safe() {
+    let end = START.plus(4096);
+    let mut plain = applying(false);
+    assert_eq!(plain.told(START, START), None, "the leader has not flushed it");
+    assert_eq!(plain.told(end, START), Some(end), "safe or not");
+    let mut safe = applying(true);
+    assert_eq!(safe.told(end, START), None, "a failover could still take it back");
+    assert_eq!(safe.told(end, end), Some(end));
+}
+
+#[test]
+fn a_history_entry_beyond_the_end_of_the_log_is_not_its_last_term() {
+    // It had recorded that term 2 starts at 16384, and never received a byte of it.
+    let recorded = history(&[(term(1, 100), START), (term(2, 100), START.plus(8192))]);
+    let mut standby = Standby::new(START.plus(4096), recorded, |_, _| {});
+    standby.hello(101);
+    let longer = LogEnd { last_term: term(1, 100), flushed: START.plus(8192) };
+    let outputs = standby.frame(Frame::Adopt { term: term(3, 101), end: longer });
+    let is_adopted = |output: &Output| matches!(output, Output::Frame { frame: Frame::Adopted { end, .. }, .. } if end.last_term == term(1, 100));
+    assert!(outputs.iter().any(is_adopted), "a longer log of term 1 is not behind: {outputs:?}");
+}
+
+#[test]
+fn written_is_what_a_killed_process_would_find_again() {
+    let end = START.plus(4096);
+    let standby = |outlives: bool, has_segment: bool| {
+        let mut standby = Standby::new(START, history(&[(term(1, 100), START)]), |config, recovered| {
+            config.arena_outlives = outlives;
+            if !has_segment {
+                recovered.segments.clear();
+            }
+        });
+        standby.follow();
+        standby
+    };
+    let mut shared = standby(true, true);
+    let outputs = shared.receive_one();
+    assert_eq!(reported(&outputs), Some((end, START)), "in shared memory, and its segment is in place");
+    assert_eq!(reported(&shared.flush(&outputs)), Some((end, end)));
+    let mut private = standby(false, true);
+    let outputs = private.receive_one();
+    assert!(reported(&outputs).is_none_or(|(written, _)| written == START), "{outputs:?}");
+    assert_eq!(reported(&private.flush(&outputs)), Some((end, end)));
+    let outputs = standby(true, false).receive_one();
+    let is_kept = reported(&outputs).is_none_or(|(written, _)| written == START);
+    assert!(is_kept, "without its segment's salt it could not be taken over: {outputs:?}");
+}
