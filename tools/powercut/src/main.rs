@@ -21,14 +21,21 @@ use signal_hook::iterator::Signals;
 ///   my-database --data disk/db                 # is everything acknowledged still there?
 ///   powercut unmount disk
 ///
-/// Durable becomes only what a program asked for: a write with O_DSYNC or RWF_DSYNC, the bytes of a file by fsync or
-/// fdatasync, a name (made, removed, renamed) by fsync of its directory. Neither fsync of a file nor sync makes its
-/// name durable. below/ holds exactly what is durable, as plain files; the rest is in the memory of this process.
-/// `cut --keep 0.5 --seed 7` keeps a random half instead, by sectors of 512 bytes, as a disk may that was writing:
-/// torn writes, holes, and renames that happened or not. The same seed after the same work keeps the same.
+/// Durable becomes only what a program asked for:
 ///
-/// O_DIRECT must be aligned, flock and mappings work, sync does nothing, there are no extended attributes.
-/// It mounts as root, or as any user where `fusermount3` (package fuse3) is installed.
+///   bytes   by fsync or fdatasync of the file; those of one write by O_DSYNC or
+///           RWF_DSYNC. sync and syncfs do nothing here.
+///   names   (made, removed, renamed) by fsync of their directory; fsync of the
+///           file does not do it.
+///
+/// below/ holds exactly what is durable, as plain files; the rest is in the memory
+/// of this process. `cut --keep 0.5 --seed 7` keeps a random half instead, as a disk
+/// may that was writing: torn writes by sectors of 512 bytes, holes, renames that
+/// happened or not. The same seed after the same work keeps the same.
+///
+/// O_DIRECT must be aligned; flock and mappings work; there are no extended
+/// attributes. It mounts as root, or as any user where `fusermount3` (package fuse3)
+/// is installed. Exit codes: 0 done, 1 it could not (and why), 2 a wrong argument.
 #[derive(Parser)]
 #[command(version, verbatim_doc_comment)]
 struct Arguments {
@@ -40,9 +47,10 @@ struct Arguments {
 enum Command {
     /// Mount at an empty directory and stay until it is unmounted
     ///
-    /// Prints `mounted DIR over BELOW` when it can be used. Ctrl-C, SIGTERM and `powercut unmount` make everything
-    /// durable, as a clean shutdown does, and unmount; SIGKILL is a cut that keeps nothing. Mounts that killed
-    /// processes left behind are cleaned first.
+    /// Prints `mounted DIR over BELOW` when it can be used. Ctrl-C, SIGTERM and
+    /// `powercut unmount` make everything durable, as a clean shutdown does, and
+    /// unmount; SIGKILL is a cut that keeps nothing. Mounts that killed processes left
+    /// behind are cleaned first.
     #[command(verbatim_doc_comment)]
     Mount(MountArguments),
     /// Cut the power: drop what was not flushed
@@ -124,18 +132,19 @@ struct FaultArguments {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "Troubles")]
 struct Troubles {
-    /// Reads answer EIO
-    #[arg(long, value_name = "WHEN")]
+    /// Reads answer EIO: not, with the next one, or with every one until it is taken back
+    #[arg(long, value_name = "never|once|always", hide_possible_values = true)]
     eio_read: Option<Trouble>,
     /// Writes, truncations and allocations answer EIO
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "never|once|always", hide_possible_values = true)]
     eio_write: Option<Trouble>,
     /// Flushes answer EIO; what they were to make durable never will be, also when a later flush succeeds
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "never|once|always", hide_possible_values = true)]
     eio_fsync: Option<Trouble>,
     /// Writes of two sectors or more write only half; the kernel makes EIO of a direct one
-    #[arg(long, value_name = "WHEN")]
+    #[arg(long, value_name = "never|once|always", hide_possible_values = true)]
     short_write: Option<Trouble>,
     /// Room for all files together in bytes, or `none`; past it ENOSPC
     #[arg(long, value_name = "BYTES", value_parser = space)]

@@ -173,6 +173,40 @@ fn a_directory_cannot_come_to_lie_inside_itself() {
 }
 
 #[test]
+fn every_kind_of_thing_and_rename_comes_through_a_cut() {
+    let mut disk = TestDisk::new();
+    let file = disk.make_file("file");
+    disk.write(file, 0, b"file");
+    disk.fsync(file);
+    let dir = disk.make_directory("dir");
+    disk.make_in(dir, "inside");
+    disk.make_in_as(ROOT, "link", Make::Symlink(OsStr::new("file")));
+    disk.make_in_as(ROOT, "pipe", Make::Special(0));
+    let (file_name, dir_name) = (OsStr::new("file"), OsStr::new("dir"));
+    let refused = disk.disk.rename((ROOT, file_name), (ROOT, dir_name), Rename::Refuse);
+    assert_eq!(refused, Err(Errno::EXIST));
+    disk.fsync_directory(ROOT);
+    disk.fsync_directory(dir);
+    disk.disk.rename((ROOT, file_name), (ROOT, dir_name), Rename::Exchange).unwrap();
+    assert_eq!(disk.content("dir"), b"file");
+    disk.cut(Cut::NOTHING);
+    assert_eq!(disk.content("file"), b"file", "not flushed, not exchanged");
+    disk.disk.rename((ROOT, file_name), (ROOT, dir_name), Rename::Exchange).unwrap();
+    disk.fsync_directory(ROOT);
+    disk.cut(Cut::NOTHING);
+    assert_eq!(disk.content("dir"), b"file");
+    assert!(disk.below().join("file/inside").exists());
+    let link = disk.ino("link");
+    assert_eq!(disk.disk.read_link(link).unwrap(), "file");
+    let pipe = disk.ino("pipe");
+    assert_eq!(disk.disk.stat(pipe).unwrap().attributes.mode & KIND, KIND_PIPE);
+    assert_eq!(
+        disk.disk.make(ROOT, OsStr::new(HIDDEN), Make::Directory, Attributes::new(0, 0, 0, 0)).err(),
+        Some(Errno::PERM)
+    );
+}
+
+#[test]
 fn a_second_mount_over_the_same_directory_is_refused() {
     let disk = TestDisk::new();
     let error = Disk::open(&disk.below(), 1 << 20, 512).unwrap_err();
@@ -342,7 +376,12 @@ impl TestDisk {
     }
 
     fn make_in_as(&mut self, dir: Ino, name: &str, what: Make) -> Ino {
-        let kind = if matches!(what, Make::Directory) { KIND_DIRECTORY | 0o755 } else { KIND_FILE | 0o644 };
+        let kind = match what {
+            Make::File => KIND_FILE | 0o644,
+            Make::Directory => KIND_DIRECTORY | 0o755,
+            Make::Symlink(_) => KIND_SYMLINK | 0o777,
+            Make::Special(_) => KIND_PIPE | 0o644,
+        };
         let own = fs::metadata(self.folder.path()).unwrap();
         let attributes = Attributes::new(kind, own.uid(), own.gid(), 0);
         self.disk.make(dir, OsStr::new(name), what, attributes).unwrap().ino
@@ -391,3 +430,5 @@ impl TestDisk {
         self.disk.read(ino, 0, 1 << 20, false).unwrap()
     }
 }
+
+const KIND_PIPE: u32 = 0o010_000;
