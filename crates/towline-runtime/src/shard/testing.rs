@@ -50,13 +50,26 @@ pub(crate) fn batch_at(start: Lsn, len: usize) -> (BatchHeader, Vec<u8>) {
     let mut body = encode_record_header(RecordKind::Data, len as u32, payload_crc(&payload)).to_vec();
     body.extend_from_slice(&payload);
     body.resize(record_bytes(len as u64) as usize, 0);
-    let summary = summarize_sealed(&body, &BodySeed { log: LOG, salt: SALT, start }).unwrap();
+    build(BatchKind::Data, start, &body)
+}
+
+/// The roll that closes segment 0 at `start`, and its stored bytes.
+pub(crate) fn roll_at(start: Lsn) -> (BatchHeader, Vec<u8>) {
+    build(BatchKind::Roll, start, &[])
+}
+
+fn build(kind: BatchKind, start: Lsn, body: &[u8]) -> (BatchHeader, Vec<u8>) {
+    let summary = summarize_sealed(body, &BodySeed { log: LOG, salt: SALT, start }).unwrap();
     let header = BatchHeader {
-        kind: BatchKind::Data,
+        kind,
         log: LOG,
         term: Term { number: 1, node: NodeId(1) },
         start,
-        end: start.plus(BATCH_HEADER_BYTES + body.len() as u64).block_up(),
+        end: if kind == BatchKind::Roll {
+            GEOMETRY.segment_end(GEOMETRY.segment_of(start))
+        } else {
+            start.plus(BATCH_HEADER_BYTES + body.len() as u64).block_up()
+        },
         body_bytes: body.len() as u32,
         records: summary.records,
         payload_bytes: summary.payload_bytes,
@@ -66,7 +79,7 @@ pub(crate) fn batch_at(start: Lsn, len: usize) -> (BatchHeader, Vec<u8>) {
         previous_hash: 0,
         body_crc: summary.crc,
     };
-    let mut bytes = [header.encode(SALT).as_slice(), &body].concat();
+    let mut bytes = [header.encode(SALT).as_slice(), body].concat();
     bytes.resize(header.stored().len() as usize, 0);
     (header, bytes)
 }

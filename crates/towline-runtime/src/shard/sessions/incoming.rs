@@ -26,8 +26,10 @@ pub(crate) struct Incoming {
     stays_armed: bool,
     /// The armed receive is being cancelled, because log bytes are to come.
     disarming: bool,
-    /// Log bytes stand in the staging buffer: there is credit for them, and no room in the arena yet.
+    /// Log bytes stand in the staging buffer or in `behind_roll`: there is credit for them, and no room in the arena yet.
     held: bool,
+    /// What came behind a roll, on its way to the next segment.
+    behind_roll: Vec<u8>,
     /// Salts that this session has announced, newest last.
     salts: Vec<(u64, u32)>,
     pub(crate) received_bytes: u64,
@@ -75,6 +77,7 @@ impl Incoming {
             stays_armed,
             disarming: false,
             held: false,
+            behind_roll: Vec::new(),
             salts: Vec::new(),
             received_bytes: 0,
         }
@@ -256,6 +259,9 @@ impl Incoming {
         let Some(buf) = buf else { return Err("the ring lost what it received".to_owned()) };
         let mut rest = &buf[..count];
         while !rest.is_empty() {
+            if self.held {
+                return Err("log bytes came faster than the arena has room".to_owned());
+            }
             if let Some(receiving) = &mut self.receiving
                 && receiving.have > 0
             {
@@ -288,7 +294,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// Log bytes wait in the staging buffer for room in the arena.
+    /// Log bytes wait for room in the arena.
     pub(crate) fn is_held(&self) -> bool {
         self.held
     }
@@ -300,11 +306,16 @@ impl Incoming {
     pub(crate) fn resume(
         &mut self,
         arena: &mut ArenaOwner,
+        pool: &BufPool,
         place: &Place<'_>,
         arrived: &mut Vec<Arrival>,
     ) -> Result<(), String> {
         self.held = false;
-        self.parse_stage(arena, place, arrived)
+        if self.behind_roll.is_empty() {
+            return self.parse_stage(arena, place, arrived);
+        }
+        self.put_behind_roll(arena)?;
+        self.parse_arena(arena, pool, place, arrived)
     }
 
     /// The operation in flight has ended without bytes.
@@ -413,8 +424,7 @@ impl Incoming {
         with: &Place<'_>,
         arrived: &mut Vec<Arrival>,
     ) -> Result<(), String> {
-        let Some(receiving) = &mut self.receiving else { return Ok(()) };
-        while receiving.have > 0 {
+        while let Some(receiving) = self.receiving.as_mut().filter(|receiving| receiving.have > 0) {
             let range = receiving.place.0..receiving.place.0 + receiving.have;
             let Some(bytes) = arena.bytes(range.clone()) else {
                 return Err("received bytes are in use".to_owned());
@@ -455,9 +465,17 @@ impl Incoming {
             let summary = verify_body(&header, &batch[BATCH_HEADER_BYTES as usize..], salt)
                 .map_err(|error| format!("batch at {}: {error}", header.start))?;
             let next = with.geometry.batch_place(header.end);
-            let behind = receiving.have - stored.len();
+            let mut behind = receiving.have - stored.len();
             if next != stored.end && behind > 0 {
-                move_behind(arena, stored.end, behind, next, receiving.credit)?;
+                // A roll jumps to the next segment: the bytes behind it move there. Once per segment.
+                if next.plus(behind) > receiving.credit {
+                    return Err("log bytes came beyond the credit".to_owned());
+                }
+                let Some(moved) = arena.bytes(stored.end.0..stored.end.0 + behind) else {
+                    return Err("received bytes are in use".to_owned());
+                };
+                self.behind_roll.extend_from_slice(moved);
+                behind = 0;
             }
             receiving.place = next;
             receiving.have = behind;
@@ -466,7 +484,28 @@ impl Incoming {
             arena.publish(stored.end.0).map_err(|error| error.to_string())?;
             let rules = summary.rules;
             arrived.push(Arrival::Batch { header, hash, rules });
+            if !self.behind_roll.is_empty() {
+                self.put_behind_roll(arena)?;
+            }
         }
+        Ok(())
+    }
+
+    fn put_behind_roll(&mut self, arena: &mut ArenaOwner) -> Result<(), String> {
+        // Not receiving any more: these bytes are nobody's.
+        let bytes = std::mem::take(&mut self.behind_roll);
+        let Some(receiving) = &mut self.receiving else { return Ok(()) };
+        let to = receiving.place.plus(bytes.len() as u64);
+        if to.0 > arena.floor() + arena.size() {
+            self.held = true;
+            self.behind_roll = bytes;
+            return Ok(());
+        }
+        let Some(into) = arena.bytes_mut(receiving.place.0..to.0) else {
+            return Err("the place of log bytes is in use".to_owned());
+        };
+        into.copy_from_slice(&bytes);
+        receiving.have = bytes.len() as u64;
         Ok(())
     }
 }
@@ -511,20 +550,6 @@ fn salt_of(salts: &[(u64, u32)], with: &Place<'_>, lsn: Lsn) -> Result<u32, Stri
     let seq = with.geometry.segment_of(lsn);
     let announced = salts.iter().find(|(known, _)| *known == seq).map(|(_, salt)| *salt);
     announced.or_else(|| with.files.salt(seq)).ok_or_else(|| format!("segment {seq} was not announced"))
-}
-
-/// A roll jumps to the next segment: the bytes behind it move there. Once per segment.
-fn move_behind(arena: &mut ArenaOwner, from: Lsn, len: u64, to: Lsn, credit: Lsn) -> Result<(), String> {
-    if to.plus(len) > credit {
-        return Err("log bytes came beyond the credit".to_owned());
-    }
-    let moved = arena.bytes(from.0..from.0 + len).map(<[u8]>::to_vec);
-    let into = arena.bytes_mut(to.0..to.0 + len);
-    match (moved, into) {
-        (Some(moved), Some(into)) => into.copy_from_slice(&moved),
-        _ => return Err("the place of log bytes is in use".to_owned()),
-    }
-    Ok(())
 }
 
 /// One receive at most.

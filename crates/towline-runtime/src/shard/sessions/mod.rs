@@ -165,7 +165,8 @@ impl Sessions {
         while let Some(session) = self.open.get_mut(at) {
             if session.incoming.is_held() {
                 let place = Place { files: &core.files, log: core.log, geometry: core.geometry };
-                let resumed = session.incoming.resume(core.ring.arena_mut(), &place, &mut self.arrived);
+                let resumed =
+                    session.incoming.resume(core.ring.arena_mut(), &core.frames, &place, &mut self.arrived);
                 position = session.deliver(core, &mut self.arrived, resumed).or(position);
             }
             session.drive(core);

@@ -12,7 +12,7 @@ use towline_uring::{BufPool, Ring, RingConfig, Wait};
 
 use super::*;
 use crate::shard::files::Files;
-use crate::shard::testing::{ARENA_BYTES, GEOMETRY, LOG, START, arena, batch_at, files};
+use crate::shard::testing::{ARENA_BYTES, GEOMETRY, LOG, SALT, START, arena, batch_at, files, roll_at};
 
 /// One session's ring and its socket's other end.
 struct Rig {
@@ -174,11 +174,38 @@ fn log_bytes_that_came_where_a_frame_was_expected_wait_for_room_too() {
     let room = START.plus(1 << 20).0;
     assert_eq!(rig.ring.arena_mut().release(room), room);
     let with = Place { files: &rig.files, log: LOG, geometry: GEOMETRY };
-    incoming.resume(rig.ring.arena_mut(), &with, &mut arrived).unwrap();
+    incoming.resume(rig.ring.arena_mut(), &rig.frames, &with, &mut arrived).unwrap();
     rig.receive_all(&mut incoming, &mut arrived).unwrap();
     assert!(!incoming.is_held());
     assert_eq!(batches(&arrived), [header]);
     assert_eq!(rig.ring.arena().bytes(place.0..header.end.0).unwrap(), bytes);
+}
+
+#[test]
+fn what_came_behind_a_roll_waits_for_room_in_the_next_segment() {
+    let mut rig = Rig::new(&[]);
+    let next = GEOMETRY.first_batch(1);
+    let (roll, roll_bytes) = roll_at(Lsn(GEOMETRY.segment_end(0).0 - 8 * BLOCK_BYTES));
+    let (header, bytes) = batch_at(next, 5_000);
+    // The arena ends a block behind the roll's jump; the credit does not know that somebody holds its beginning.
+    let floor = next.0 + BLOCK_BYTES - ARENA_BYTES;
+    rig.ring.arena_mut().reset(floor).unwrap();
+    let (mut incoming, mut arrived) = (Incoming::new(false), Vec::new());
+    assert!(incoming.receive(rig.ring.arena_mut(), roll.start, next.plus(1 << 20)));
+    let segment = Frame::Segment { seq: 1, salt: SALT, incarnation: 0 };
+    rig.far.write_all(&[encoded(&segment), roll_bytes, bytes.clone()].concat()).unwrap();
+    rig.receive_all(&mut incoming, &mut arrived).unwrap();
+    assert_eq!(batches(&arrived), [roll]);
+    assert!(incoming.is_held());
+
+    // The roll's own bytes may be given up meanwhile.
+    let room = GEOMETRY.segment_end(0).0;
+    assert_eq!(rig.ring.arena_mut().release(room), room);
+    let with = Place { files: &rig.files, log: LOG, geometry: GEOMETRY };
+    incoming.resume(rig.ring.arena_mut(), &rig.frames, &with, &mut arrived).unwrap();
+    assert!(!incoming.is_held());
+    assert_eq!(batches(&arrived), [roll, header]);
+    assert_eq!(rig.ring.arena().bytes(next.0..header.end.0).unwrap(), bytes);
 }
 
 #[test]
