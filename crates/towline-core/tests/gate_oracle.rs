@@ -1,15 +1,19 @@
 //! The commit gate against an oracle that knows no queue, heap or gauge: after each event it looks at every ticket
-//! and every report there ever was.
+//! and every report there ever was. Each run is written down, too, and given to the checker, which shares no code
+//! with either: it finds the gate's answers clean, and finds an ack out that is moved forward.
 
 #![allow(clippy::unwrap_used)]
 
 #[path = "gate_oracle/oracle.rs"]
 mod oracle;
+#[path = "gate_oracle/record.rs"]
+mod record;
 
 use std::collections::BTreeMap;
 
 use oracle::{Moment, Oracle, OracleEra, OracleTicket, PEERS};
 use proptest::prelude::*;
+use record::Record;
 use towline_core::node::{Ticket, TicketOutcome};
 use towline_core::replication::{CommitGate, GateOutput, Stage, SyncRule, Unmet};
 use towline_core::types::{Level, Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, TicketId, Window};
@@ -38,6 +42,7 @@ struct Pair {
     oracle: Oracle,
     next_id: u64,
     version: u64,
+    record: Record,
 }
 
 impl Pair {
@@ -51,6 +56,7 @@ impl Pair {
             gate.identify(index, NodeId(peer as u64 + 1)).unwrap();
         }
         gate.install_rule(1, rule.clone());
+        let record = Record::new(start.lsn, rule.as_ref(), unmet);
         let oracle = Oracle {
             batches: vec![(start, 0, 0)],
             acked: vec![0],
@@ -67,7 +73,7 @@ impl Pair {
             heal_at: None,
             said: vec![],
         };
-        let mut pair = Pair { gate, oracle, next_id: 0, version: 1 };
+        let mut pair = Pair { gate, oracle, next_id: 0, version: 1, record };
         pair.oracle.settle();
         pair
     }
@@ -85,6 +91,7 @@ impl Pair {
             payload_bytes: before.payload_bytes + records.iter().map(|(bytes, _)| bytes).sum::<u64>(),
         };
         let now_ns = self.oracle.now_ns;
+        self.record.batch(before, after, now_ns);
         self.gate.batch(before.lsn, after, now_ns);
         self.oracle.batches.push((after, now_ns, records.len() as u64));
         let unclaimed = records.iter().filter(|(_, ask)| ask.is_none()).map(|(bytes, _)| bytes).sum();
@@ -111,6 +118,7 @@ impl Pair {
                     window,
                     accepted_ns: now_ns,
                 };
+                self.record.ticket(&ticket);
                 self.gate.ticket(ticket);
                 self.oracle.waiting.insert(
                     id,
@@ -147,6 +155,7 @@ impl Pair {
                 let at = self.oracle.batches.iter().position(|(after, ..)| after.lsn == self.oracle.flushed);
                 let to = (at.unwrap() + steps).min(self.oracle.batches.len() - 1);
                 let position = self.oracle.batches[to].0;
+                self.record.own_flushed(position.lsn);
                 self.gate.own_flushed(position);
                 self.oracle.flushed = position.lsn;
                 self.oracle.settle();
@@ -159,6 +168,7 @@ impl Pair {
                     self.oracle.batches[at].0
                 });
                 let report = StandbyWatermarks { written, flushed, applied };
+                self.record.report(*peer, &report);
                 self.gate.report(PeerIndex(*peer as u16), &report);
                 self.change_moment(|now| {
                     if !now.excluded[*peer] {
@@ -167,10 +177,12 @@ impl Pair {
                 });
             }
             Event::Live(peer, live) => {
+                self.record.live(*peer, *live);
                 self.gate.set_live(PeerIndex(*peer as u16), *live);
                 self.change_moment(|now| now.live[*peer] = *live);
             }
             Event::Exclude(peer) => {
+                self.record.excluded(*peer);
                 self.gate.exclude(PeerIndex(*peer as u16));
                 self.change_moment(|now| {
                     now.excluded[*peer] = true;
@@ -178,6 +190,7 @@ impl Pair {
                 });
             }
             Event::Include(peer) => {
+                self.record.included(*peer);
                 self.gate.include(PeerIndex(*peer as u16));
                 self.change_moment(|now| now.excluded[*peer] = false);
             }
@@ -193,6 +206,7 @@ impl Pair {
                 self.version += 1;
                 self.batch(&[]);
                 let end = self.sealed().lsn;
+                self.record.rule(self.version, rule.as_ref(), Some(end));
                 self.gate.set_rule(self.version, rule.clone(), end).unwrap();
                 let since = self.oracle.moments.len() - 1;
                 self.oracle.eras.push(OracleEra { version: self.version, rule: rule.clone(), since });
@@ -213,6 +227,7 @@ impl Pair {
                 let lsn = Lsn(self.sealed().lsn.0.saturating_sub(8192) + 4096 * *ahead as u64);
                 let id = self.next_id;
                 self.next_id += 1;
+                self.record.wait(id, lsn, *level);
                 self.gate.wait(TicketId(id), lsn, *level);
                 let ticket = OracleTicket {
                     lsn,
@@ -231,6 +246,7 @@ impl Pair {
             }
             Event::Tick(micros) => {
                 let now_ns = self.oracle.now_ns + micros * 1000;
+                self.record.tick(now_ns);
                 self.gate.tick(now_ns);
                 self.oracle.tick(now_ns);
             }
@@ -238,7 +254,11 @@ impl Pair {
     }
 
     fn compare(&mut self, waits: &[u64]) -> Result<(), TestCaseError> {
-        let mut said: Vec<String> = std::iter::from_fn(|| self.gate.poll())
+        let outputs: Vec<GateOutput> = std::iter::from_fn(|| self.gate.poll()).collect();
+        outputs.iter().for_each(|output| self.record.output(output));
+        self.record.gauges(&self.gate);
+        let mut said: Vec<String> = outputs
+            .into_iter()
             .map(|output| match output {
                 GateOutput::Ack { ticket, outcome: TicketOutcome::Committed(ack) } => {
                     let fill = if waits.contains(&ticket.0) {
@@ -317,7 +337,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     )
 }
 
-fn run(rule: Option<SyncRule>, unmet: Unmet, events: &[Event]) -> Result<(), TestCaseError> {
+fn run(rule: Option<SyncRule>, unmet: Unmet, events: &[Event]) -> Result<Pair, TestCaseError> {
     let mut pair = Pair::new(rule, unmet);
     let mut waits = vec![];
     for event in events {
@@ -327,7 +347,8 @@ fn run(rule: Option<SyncRule>, unmet: Unmet, events: &[Event]) -> Result<(), Tes
         pair.apply(event);
         pair.compare(&waits)?;
     }
-    Ok(())
+    pair.record.is_clean(&pair.gate, pair.next_id)?;
+    Ok(pair)
 }
 
 proptest! {
@@ -341,6 +362,16 @@ proptest! {
     #[test]
     fn decides_as_the_oracle_does_when_it_degrades(rule in rules(), events in events()) {
         run(rule, Unmet::DegradeAfter { ns: DEGRADE_NS }, &events)?;
+    }
+
+    #[test]
+    fn the_checker_finds_an_ack_out_that_stands_right_behind_its_ticket(
+        rule in rules(),
+        events in events(),
+        pick in any::<prop::sample::Index>(),
+    ) {
+        let pair = run(rule, Unmet::Stall, &events)?;
+        pair.record.early_ack_is_found(pick)?;
     }
 }
 

@@ -76,7 +76,8 @@ impl Checker {
             self.close(old);
         }
         self.tickets.push(known);
-        self.open[generation] += 1;
+        self.open += 1;
+        self.waiting[generation] += usize::from(known.waits_for_standbys());
     }
 
     fn end_ticket(&mut self, id: u64) -> Option<usize> {
@@ -95,8 +96,11 @@ impl Checker {
     pub(super) fn close(&mut self, place: usize) -> bool {
         let Some(known) = self.tickets.get_mut(place).filter(|known| !known.ended) else { return false };
         known.ended = true;
-        if let Some(open) = self.open.get_mut(known.generation) {
-            *open = open.saturating_sub(1);
+        self.open -= 1;
+        if known.waits_for_standbys()
+            && let Some(waiting) = self.waiting.get_mut(known.generation)
+        {
+            *waiting = waiting.saturating_sub(1);
         }
         true
     }

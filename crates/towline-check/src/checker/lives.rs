@@ -174,7 +174,7 @@ impl Checker {
         }
         self.quorum = Quorum { own: node, ..Quorum::default() };
         self.quorum.add_rule(0, None, Lsn(0));
-        self.open = vec![0];
+        self.waiting = vec![0];
         self.is_change_due = false;
         (self.degraded, self.unmet_since_ns, self.heal_at) = (false, None, None);
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use towline_core::replication::Stage;
 use towline_core::types::limits::SEGMENT_HEADER_BYTES;
-use towline_core::types::{Lsn, Position};
+use towline_core::types::{Lsn, Position, Window};
 
 use self::lives::{Acked, Lives};
 use crate::event::{Event, TicketEvent};
@@ -51,8 +51,9 @@ pub struct Checker {
     /// In LSN order, except for waits.
     tickets: Vec<Known>,
     by_id: HashMap<u64, usize>,
-    /// Open tickets per generation of the rule.
-    open: Vec<usize>,
+    open: usize,
+    /// Open tickets that wait for standbys, per generation of the rule.
+    waiting: Vec<usize>,
     /// The pending rule's record is safe under both: tickets that come now came under the new one.
     is_change_due: bool,
     /// Times of acks with the highest end acknowledged up to then.
@@ -74,6 +75,13 @@ struct Known {
     acked: Option<Acked>,
 }
 
+impl Known {
+    /// Whether standbys have a say in it.
+    fn waits_for_standbys(&self) -> bool {
+        self.ticket.level.is_remote() && self.ticket.window != Some(Window::Infinite)
+    }
+}
+
 impl Checker {
     /// A check of a log whose first batch in the history lies at `start`. (A `Setup` says so again.)
     pub fn new(start: Position) -> Checker {
@@ -92,7 +100,8 @@ impl Checker {
             quorum,
             tickets: Vec::new(),
             by_id: HashMap::new(),
-            open: vec![0],
+            open: 0,
+            waiting: vec![0],
             is_change_due: false,
             acked_by: Vec::new(),
             unmet_since_ns: None,
@@ -105,7 +114,7 @@ impl Checker {
     /// What has been found so far.
     pub fn verdict(&self) -> Verdict {
         let mut verdict = self.verdict.clone();
-        verdict.summary.open = self.open.iter().sum::<usize>() as u64;
+        verdict.summary.open = self.open as u64;
         verdict
     }
 

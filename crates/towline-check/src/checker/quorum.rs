@@ -78,7 +78,7 @@ impl Checker {
 
     /// The oldest rule that somebody waits under, or the one in force.
     pub(super) fn oldest_generation(&self) -> usize {
-        let oldest = self.open.iter().position(|count| *count > 0);
+        let oldest = self.waiting.iter().position(|count| *count > 0);
         oldest.unwrap_or(self.quorum.in_force).min(self.quorum.in_force)
     }
 
@@ -91,13 +91,13 @@ impl Checker {
         if self.quorum.pending().is_some() || (version <= newest && record_end.is_some()) {
             self.flag(Kind::RuleOutOfOrder, format!("version {version} after {newest}"));
         }
-        self.open.push(0);
+        self.waiting.push(0);
         match record_end {
             Some(end) => self.quorum.add_rule(version, rule, end),
             None => {
                 // In force from the start: nobody waits across it.
                 self.quorum.generations.clear();
-                self.open = vec![0];
+                self.waiting = vec![0];
                 self.quorum.in_force = 0;
                 self.quorum.add_rule(version, rule, Lsn(0));
             }
