@@ -159,7 +159,8 @@ impl Mount {
             .and_then(Session::spawn)
             .map_err(|error| {
                 let _ = shared.disk().close();
-                session_error(&mountpoint, error)
+                mountpoint::explain(&error)
+                    .map_or_else(|| session_error(&mountpoint, error), MountError::Unavailable)
             })?;
         let (sender, stopped) = channel();
         let stopper = Stopper(sender);

@@ -34,6 +34,17 @@ pub fn can_mount() -> Result<(), String> {
         .to_owned())
 }
 
+/// Why the mount call failed, where it is not the kernel's plain refusal.
+pub(crate) fn explain(error: &io::Error) -> Option<String> {
+    // Not allowed to mount itself, the library starts `fusermount3`, and does not find it.
+    (error.kind() == io::ErrorKind::NotFound && helper().is_none()).then(|| {
+        format!(
+            "this process may not mount (a container needs `--device {DEVICE} --cap-add SYS_ADMIN`), and \
+             `fusermount3` is not in PATH (package fuse3)"
+        )
+    })
+}
+
 /// Unmounts what killed processes left behind, as far as this user may; returns where.
 ///
 /// # Errors
