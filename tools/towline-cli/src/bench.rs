@@ -1,5 +1,7 @@
 //! `towline bench`: measures what each commit level and window costs on this machine.
 
+pub(crate) mod compare;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ Examples:
   towline bench ladder --standbys 2 --sync-rule 'ANY 1 (a, b)'
   towline bench ladder --remote far=10.0.0.2:7401   against a standby that runs elsewhere
   towline bench my-workload.toml                 a workload of your own
+  towline bench compare                          PostgreSQL, etcd, NATS, Redis and log libraries beside Towline
+  towline bench compare --help                   its own flags
 
 Experiments: canonical, ladder, replay, window, rates, off, stream, memory, acceptance, or a TOML file. A flag that no
 experiment of the run can obey is refused. The run folder is printed at the end; its report.html needs no network.")]

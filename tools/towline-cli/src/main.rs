@@ -81,6 +81,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if let Some(arguments) = bench::compare::arguments() {
+        return bench::compare::become_it(arguments).report();
+    }
     let outcome = match Args::try_parse() {
         Ok(args) => run(args.command),
         Err(error) => return out::clap_message(&error),

@@ -22,6 +22,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "towline-bench",
         &["towline", "towline-core", "towline-runtime", "towline-uring", "towline-report", "linkem"],
     ),
+    ("towline-compare", &["towline", "towline-report", "towline-uring"]),
     (
         "towline-cli",
         &["towline", "towline-bench", "towline-core", "towline-report", "towline-runtime", "towline-uring"],

@@ -1,0 +1,319 @@
+//! A comparison: in every repetition each system is started, loaded and stopped alone, in a shuffled order, with the
+//! floors in between.
+
+use crate::checks;
+use crate::floors;
+use crate::interrupt::Interrupt;
+use crate::process::Ports;
+use crate::systems::{self, Absent, Setting, Spec, System};
+use crate::table;
+use anyhow::{Context, Result, bail};
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+use towline_report::environment::{CpuTimes, Environment, portable_command};
+use towline_report::histograms::TaggedHistogram;
+use towline_report::schema::{Load, Point};
+use towline_report::stats::latency_of;
+use towline_report::{Report, RunFolder};
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) systems: Vec<String>,
+    pub(crate) program: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) results: PathBuf,
+    pub(crate) clients: Vec<u32>,
+    pub(crate) record_bytes: usize,
+    pub(crate) warm_up: Duration,
+    pub(crate) duration: Duration,
+    pub(crate) repetitions: u32,
+    pub(crate) ports: Ports,
+    pub(crate) seed: u64,
+    pub(crate) command: Vec<String>,
+}
+
+/// What a run left behind.
+pub(crate) struct Outcome {
+    pub(crate) folder: PathBuf,
+    pub(crate) interrupted: bool,
+    pub(crate) failures: Vec<String>,
+}
+
+struct Kept {
+    point: Point,
+    latency_ns: Histogram<u64>,
+    began: SystemTime,
+    duration: Duration,
+}
+
+/// Measures, prints the tables and leaves a run folder.
+pub(crate) fn run(options: &Options) -> Result<Outcome> {
+    let started = Instant::now();
+    let cpu_before = CpuTimes::now();
+    let interrupt = Interrupt::install()?;
+    let data = DataDir::create(&options.dir)?;
+    let here = std::env::current_dir().unwrap_or_default();
+    let environment = Environment::collect(&data.path, &here);
+    let mut report = Report::new("compare", portable_command(options.command.clone()), environment);
+    let (flushing, primitives) = floors::race(&data.path)?;
+    report.primitives = primitives;
+    report.environment.durability_primitive = flushing.0.name().into();
+    report.environment.flush_depth = flushing.1 as u32;
+
+    let setting = Setting {
+        program: options.program.clone(),
+        ports: options.ports,
+        record_bytes: options.record_bytes,
+        warm_up: options.warm_up,
+        duration: options.duration,
+        stop: Arc::clone(&interrupt.stop),
+        flushing: Some(flushing),
+    };
+    let (systems, absent) = systems::choose(&options.systems, &setting);
+    for (name, Absent(why)) in &absent {
+        println!("{name}: not part of this run: {why}");
+        report.notes.push(format!("{name} is not part of this run: {why}"));
+    }
+    let mut session =
+        Session { options, data: &data, interrupt: &interrupt, kept: Vec::new(), failures: Vec::new() };
+    let floors = session.repetitions(systems)?;
+    let (kept, mut failures) = (session.kept, session.failures);
+    // One that was asked for by name and is not there is a failure; without names the run takes what there is.
+    if !options.systems.is_empty() {
+        failures.extend(absent.iter().map(|(name, Absent(why))| format!("{name}: {why}")));
+    }
+    let interrupted = interrupt.stop.load(Ordering::Relaxed);
+    if kept.is_empty() {
+        bail!("nothing was measured{}", failures.first().map_or(String::new(), |why| format!(": {why}")));
+    }
+
+    report.took_s = Some(started.elapsed().as_secs_f64());
+    report.floors = floors;
+    report.points = kept.iter().map(|kept| kept.point.clone()).collect();
+    report.checks = checks::compute(&report.points);
+    report.indicative = report.repetitions() < ENOUGH_REPETITIONS;
+    let cpu_after = CpuTimes::now();
+    report.environment.steal_percent = cpu_after.steal_percent_since(&cpu_before);
+    report.environment.cpu_pressure_percent = cpu_after.pressure_percent_since(&cpu_before);
+    report.notes.push(
+        "closed loops: every client has one request outstanding; latency is from issuing a request to seeing its \
+         acknowledgement; each system runs alone, through its own client crate as it comes"
+            .into(),
+    );
+    if interrupted {
+        report.notes.insert(0, "partial: the run was interrupted; what was measured before is kept".into());
+    }
+    report.notes.extend(failures.iter().map(|failure| format!("failed: {failure}")));
+    let folder = RunFolder::create(&options.results, &report.environment.commit, &report.name)?;
+    write_histograms(&folder, &kept)?;
+    folder.write(&report)?;
+    print!("{}", table::text(&report));
+    Ok(Outcome { folder: folder.path().to_owned(), interrupted, failures })
+}
+
+struct Session<'a> {
+    options: &'a Options,
+    data: &'a DataDir,
+    interrupt: &'a Interrupt,
+    kept: Vec<Kept>,
+    failures: Vec<String>,
+}
+
+impl Session<'_> {
+    fn repetitions(&mut self, mut systems: Vec<Box<dyn System>>) -> Result<towline_report::schema::Floors> {
+        let options = self.options;
+        let per_repetition: usize = systems.iter().map(|system| system.points(&options.clients).len()).sum();
+        let progress = ProgressBar::new(per_repetition as u64 * u64::from(options.repetitions));
+        if let Ok(style) = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {wide_msg}")
+        {
+            progress.set_style(style.progress_chars("=> "));
+        }
+        let mut floors = floors::Measuring::default();
+        let mut rng = SmallRng::seed_from_u64(options.seed);
+        for repetition in 0..options.repetitions {
+            // A drift of the machine must not fall on the same system every time.
+            systems.shuffle(&mut rng);
+            let mut failed = Vec::new();
+            for (index, system) in systems.iter_mut().enumerate() {
+                if self.is_stopped() {
+                    break;
+                }
+                let label = system.label();
+                if index % FLOORS_EVERY == 0 {
+                    progress.set_message("floors");
+                    floors.measure(&self.data.path, repetition)?;
+                }
+                let dir = self.data.path.join(format!("{}-{repetition}", label.replace(' ', "-")));
+                if let Err(error) = self.system(system.as_mut(), &dir, repetition, &mut rng, &progress)
+                    && !self.is_stopped()
+                {
+                    progress.suspend(|| eprintln!("{label}: {error:#}"));
+                    self.failures.push(format!("{label}: {error:#}"));
+                    failed.push(index);
+                }
+                let _ = std::fs::remove_dir_all(&dir);
+            }
+            // One that failed would fail again; the others go on.
+            for index in failed.into_iter().rev() {
+                systems.remove(index);
+            }
+            if self.is_stopped() {
+                break;
+            }
+        }
+        progress.finish_and_clear();
+        Ok(floors.report())
+    }
+
+    fn system(
+        &mut self,
+        system: &mut dyn System,
+        dir: &Path,
+        repetition: u32,
+        rng: &mut SmallRng,
+        progress: &ProgressBar,
+    ) -> Result<()> {
+        let label = system.label();
+        progress.set_message(format!("{label}: starting"));
+        let measured = system.start(dir).context("it could not be started").and_then(|()| {
+            let mut points = system.points(&self.options.clients);
+            points.shuffle(rng);
+            for spec in points {
+                progress.set_message(format!("{label}: {}", spec.describe()));
+                let measured = system.measure(&spec).or_else(|error| {
+                    // The end of a process says more than a connection that was lost.
+                    system.check().with_context(|| format!("while loaded with {}", spec.describe()))?;
+                    Err(error.context(spec.describe()))
+                })?;
+                if self.is_stopped() {
+                    // Cut short: its figures would be those of another duration.
+                    bail!("interrupted");
+                }
+                self.keep(system, &spec, repetition, measured);
+                progress.inc(1);
+            }
+            Ok(())
+        });
+        let stopped = system.stop();
+        measured?;
+        stopped
+    }
+
+    fn keep(&mut self, system: &dyn System, spec: &Spec, repetition: u32, measured: crate::load::Measured) {
+        let point = Point {
+            system: system.name().into(),
+            experiment: "compare".into(),
+            client: spec.client,
+            level: spec.level,
+            window: None,
+            sync_rule: spec.sync_rule.into(),
+            standbys: spec.standbys,
+            link_rtt_us: 0.0,
+            load: Load { threads: spec.threads, ..Load::closed(spec.clients) },
+            record_bytes: self.options.record_bytes as f64,
+            shards: 1,
+            achieved_per_s: measured.recorder.acked as f64 / measured.duration.as_secs_f64(),
+            latency_ns: latency_of(&measured.recorder.latency_ns),
+            fill_bytes: None,
+            exposure_bytes: None,
+            waited_for_window: 0,
+            repetition,
+            ratio_to_floor: None,
+            mean_ns: Some(measured.recorder.latency_ns.mean()),
+            fill_in_unit: None,
+            offered_per_s: None,
+            link_rtt_measured_us: None,
+            duration_s: Some(measured.duration.as_secs_f64()),
+            enters: None,
+            flushes: None,
+            batches: None,
+            enters_per_flush: None,
+            allocations_per_commit: None,
+            acks_by_achieved_level: BTreeMap::new(),
+            steal_percent: measured.steal_percent,
+            histogram: Some(histogram_name(system.name(), spec)),
+            note: Some(spec.how.into()),
+            version: Some(system.version()),
+            durable: Some(spec.durable),
+            survives: Some(spec.survives.into()),
+            connections: spec.connections,
+        };
+        let latency_ns = measured.recorder.latency_ns;
+        self.kept.push(Kept { point, latency_ns, began: measured.began, duration: measured.duration });
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.interrupt.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn histogram_name(system: &str, spec: &Spec) -> String {
+    let threads = if spec.threads.is_some() { "-threads" } else { "" };
+    let one =
+        if spec.connections.is_some_and(|count| count != spec.clients) { "-one-connection" } else { "" };
+    let client = spec.client.as_str();
+    format!(
+        "compare-{system}-{client}-{}-{}-clients-{}-standbys{threads}{one}",
+        spec.level, spec.clients, spec.standbys
+    )
+}
+
+fn write_histograms(folder: &RunFolder, kept: &[Kept]) -> Result<()> {
+    let mut by_name: BTreeMap<&str, Vec<(String, &Kept)>> = BTreeMap::new();
+    for kept in kept {
+        if let Some(name) = &kept.point.histogram {
+            by_name.entry(name).or_default().push((format!("repetition-{}", kept.point.repetition), kept));
+        }
+    }
+    for (name, repetitions) in by_name {
+        let intervals: Vec<TaggedHistogram<'_>> = repetitions
+            .iter()
+            .map(|(tag, kept)| TaggedHistogram {
+                tag,
+                start: kept.began,
+                duration: kept.duration,
+                histogram: &kept.latency_ns,
+            })
+            .collect();
+        folder.write_histograms(name, &intervals)?;
+    }
+    Ok(())
+}
+
+/// The folder of this run's data, removed at the end.
+pub(crate) struct DataDir {
+    pub(crate) path: PathBuf,
+}
+
+impl DataDir {
+    pub(crate) fn create(parent: &Path) -> Result<Self> {
+        let path = parent.join(format!("compare-{}", std::process::id()));
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        // Absolute: the systems are processes of their own.
+        let path = path.canonicalize().with_context(|| format!("cannot use {}", path.display()))?;
+        Ok(Self { path })
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+        // The folder around it, when nobody else uses it.
+        if let Some(parent) = self.path.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+}
+
+/// As is asked before anything is claimed.
+const ENOUGH_REPETITIONS: usize = 10;
+const FLOORS_EVERY: usize = 4;
