@@ -44,7 +44,10 @@ struct Peer {
     node: Option<u64>,
     session: Option<SessionId>,
     live: bool,
-    flushed: Lsn,
+    /// As last reported: written, flushed, applied.
+    marks: [Lsn; 3],
+    /// The highest of this turn, when a report took something back: acks may have been due before it.
+    high: Option<[Lsn; 3]>,
 }
 
 /// Rules as they come by: texts by version, and what the history has been told.
@@ -160,6 +163,10 @@ impl NodeHistory {
     pub fn drained(&mut self, events: &mut Vec<Event>) {
         self.settle_doubt(events);
         events.append(&mut self.later);
+        for (index, peer) in self.peers.iter_mut().enumerate() {
+            let lowered = peer.high.take().map(|_| report_event(index as u16, peer.marks));
+            events.extend(lowered.filter(|_| self.leading.is_some()));
+        }
     }
 
     fn said(&mut self, event: &NodeEvent, events: &mut Vec<Event>) {
@@ -177,7 +184,7 @@ impl NodeHistory {
             NodeEvent::StandbyExcluded { peer, .. } if self.leading.is_some() => {
                 self.doubtful = None;
                 if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
-                    peer.flushed = Lsn(0);
+                    (peer.marks, peer.high) = ([Lsn(0); 3], None);
                 }
                 self.later.push(Event::Excluded { peer: peer.0 });
             }
@@ -214,7 +221,7 @@ impl NodeHistory {
         events.push(Event::Tick { now_ns: self.now_ns });
         for (index, peer) in self.peers.iter_mut().enumerate() {
             peer.live = false;
-            peer.flushed = Lsn(0);
+            (peer.marks, peer.high) = ([Lsn(0); 3], None);
             events.extend(standby_event(index, peer));
         }
         self.begin_rules(start, events);
@@ -345,7 +352,7 @@ impl NodeHistory {
                 let peer = &mut self.peers[index];
                 if peer.node != Some(welcome.node.0) {
                     peer.node = Some(welcome.node.0);
-                    peer.flushed = Lsn(0);
+                    (peer.marks, peer.high) = ([Lsn(0); 3], None);
                 }
                 if self.leading.is_some() {
                     events.extend(standby_event(index, &self.peers[index]));
@@ -358,19 +365,26 @@ impl NodeHistory {
 
     /// A report counts in the leader's own term, and stage by stage only from the term's start on.
     fn report(&mut self, index: usize, of: Term, marks: &StandbyWatermarks, events: &mut Vec<Event>) {
-        let Some((term, start)) = self.leading.filter(|(term, _)| *term == of) else { return };
+        let Some((_, start)) = self.leading.filter(|(term, _)| *term == of) else { return };
         let past = |mark: Position| if mark.lsn >= start { mark.lsn } else { Lsn(0) };
-        let (written, flushed, applied) = (past(marks.written), past(marks.flushed), past(marks.applied));
-        debug_assert_eq!(term, of);
-        let report = Event::Report { peer: index as u16, written, flushed, applied };
+        let new = [past(marks.written), past(marks.flushed), past(marks.applied)];
+        let number = index as u16;
         let peer = &mut self.peers[index];
-        if flushed < peer.flushed {
+        if new[FLUSHED] < peer.marks[FLUSHED] {
             self.settle_doubt(events);
-            self.doubtful = Some(report);
+            self.doubtful = Some(report_event(number, new));
             return;
         }
-        peer.flushed = flushed;
-        events.push(report);
+        let is_lower = (0..3).any(|stage| new[stage] < peer.marks[stage]);
+        if is_lower || peer.high.is_some() {
+            let before = peer.high.unwrap_or(peer.marks);
+            let high = [0, 1, 2].map(|stage| before[stage].max(new[stage]));
+            peer.high = Some(high);
+            peer.marks = new;
+            return events.push(report_event(number, high));
+        }
+        peer.marks = new;
+        events.push(report_event(number, new));
     }
 
     fn settle_doubt(&mut self, events: &mut Vec<Event>) {
@@ -395,6 +409,14 @@ impl NodeHistory {
 fn standby_event(index: usize, peer: &Peer) -> Option<Event> {
     Some(Event::Standby { peer: index as u16, name: peer.name.clone(), node: peer.node? })
 }
+
+fn report_event(peer: u16, marks: [Lsn; 3]) -> Event {
+    let [written, flushed, applied] = marks;
+    Event::Report { peer, written, flushed, applied }
+}
+
+/// Place of a stage among the marks of a report.
+const FLUSHED: usize = 1;
 
 fn of_ticket(ticket: &Ticket) -> TicketEvent {
     TicketEvent {

@@ -183,6 +183,9 @@ fn whatever_crashes_every_acknowledgement_keeps_its_promise() {
         let run = std::panic::AssertUnwindSafe(|| {
             let world = storm(seed);
             world.check_logs(|_| true);
+            let verdict = world.judge();
+            assert!(verdict.is_clean(), "world {seed}: {:#?}", verdict.violations);
+            assert_eq!(verdict.summary.max_gauge_excess_bytes, 0, "world {seed}: the gauge is not the truth");
             world
         });
         let Ok(world) = std::panic::catch_unwind(run) else {
@@ -199,6 +202,10 @@ fn whatever_crashes_every_acknowledgement_keeps_its_promise() {
         add("windowed", world.windowed);
         add("degraded", world.degraded);
         add("indeterminate", world.indeterminate);
+        let judged = world.judge().summary;
+        add("acks judged", judged.acks.iter().sum());
+        add("gauges compared", judged.gauges);
+        add("leaderships after a crash", judged.leaderships);
         for host in &world.hosts {
             host.counts.iter().chain(&host.disk.verdicts).for_each(|(what, n)| add(what, *n));
         }
@@ -227,6 +234,9 @@ fn whatever_crashes_every_acknowledgement_keeps_its_promise() {
         "rule changes",
         "cuts of a link",
         "fetches",
+        "acks judged",
+        "gauges compared",
+        "leaderships after a crash",
     ] {
         assert!(counts.get(what).is_some_and(|n| *n > 0), "never seen: {what}");
     }

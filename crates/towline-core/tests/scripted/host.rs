@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use towline_check::NodeHistory;
 use towline_core::format::{
     BatchHeader, BatchKind, BodySeed, Frame, HelloRole, RecordKind, encode_record_header, encode_rule,
     payload_crc, record_bytes, summarize_sealed, verify_body,
@@ -14,6 +15,7 @@ use towline_core::node::{
     BatchWish, Event, FreezeReason, Input, Node, NodeConfig, Output, SealedBatch, StartRole, Ticket,
     TicketOutcome,
 };
+use towline_core::replication::Stage;
 use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES};
 use towline_core::types::{Level, LogId, Lsn, Meta, Position, SessionId, Span, TicketId, Window};
 
@@ -82,6 +84,10 @@ pub struct Host {
     /// The next write, or meta write, fails.
     pub write_fails: bool,
     pub meta_fails: bool,
+    /// What a primary takes in and says, for the checker; an earlier life of its log may stand there already.
+    history: Option<NodeHistory>,
+    has_led: bool,
+    pub told: Vec<towline_check::Event>,
 }
 
 struct Open {
@@ -147,6 +153,9 @@ impl Host {
             stopped: false,
             write_fails: false,
             meta_fails: false,
+            history: None,
+            has_led: false,
+            told: Vec::new(),
         }
     }
 
@@ -168,6 +177,8 @@ impl Host {
             self.disk.walk(geometry).batches.iter().map(|b| (b.header.end, b.header.after())).collect();
         (self.apply_upto, self.applied) = (Lsn(0), Position::default());
         self.born = Some((self.config.clone(), recovered.clone(), self.disk.meta.clone()));
+        let leads = self.config.role == StartRole::Primary;
+        self.history = leads.then(|| NodeHistory::new(&self.config, &recovered, self.has_led));
         self.node = Some(Node::new(self.config.clone(), recovered, self.disk.meta.clone()));
         self.halted = false;
         self.stopped = false;
@@ -249,6 +260,9 @@ impl Host {
 
     fn feed(&mut self, input: Input) {
         self.trace.push(input.clone());
+        if let Some(history) = &mut self.history {
+            history.input(&input, &mut self.told);
+        }
         if let Some(node) = &mut self.node {
             node.handle(input);
         }
@@ -367,7 +381,12 @@ impl Host {
 
     fn drain(&mut self) {
         loop {
-            let Some(output) = self.node.as_mut().and_then(Node::poll_output) else { return };
+            let Some(output) = self.node.as_mut().and_then(Node::poll_output) else {
+                return self.show_gauge();
+            };
+            if let Some(history) = &mut self.history {
+                history.output(&output, &mut self.told);
+            }
             let text = format!("{output:?}");
             let mut hasher = DefaultHasher::new();
             (self.hash, &text).hash(&mut hasher);
@@ -376,6 +395,17 @@ impl Host {
                 self.outputs.push(text);
             }
             self.carry_out(output);
+        }
+    }
+
+    /// What the gate shows at a turn's end, for the checker to compare.
+    fn show_gauge(&mut self) {
+        let (Some(history), Some(node)) = (&mut self.history, &self.node) else { return };
+        history.drained(&mut self.told);
+        self.has_led |= history.is_leading();
+        for (stage, bytes) in Stage::ALL.into_iter().zip(node.exposure_bytes()) {
+            let gauge = |exposure_bytes| towline_check::Event::Gauge { stage, exposure_bytes };
+            self.told.extend(bytes.filter(|_| history.is_leading()).map(gauge));
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use towline_check::{Checker, Damage, Event as Told, Verdict};
 use towline_core::node::{Input, NodeConfig, RoleStatus, StartRole, TicketOutcome};
 use towline_core::replication::{Members, SyncRule, Unmet};
 use towline_core::types::{
@@ -107,6 +108,8 @@ pub struct World {
     next_request: u64,
     /// Records at `off` that an earlier life of the primary accepted.
     off_before_crash: usize,
+    /// Judges what the primary is told and says, over all its lives.
+    checker: Checker,
 }
 
 impl World {
@@ -171,7 +174,11 @@ impl World {
             faults: BTreeMap::new(),
             next_request: 0,
             off_before_crash: 0,
+            checker: Checker::new(Position { lsn: GEOMETRY.first_batch(0), ..Position::default() }),
         };
+        if world.setup.apply_safe {
+            world.checker.see(&Told::AppliesSafe);
+        }
         (0..world.hosts.len()).for_each(|n| {
             world.hosts[n].start();
         });
@@ -190,7 +197,13 @@ impl World {
         if let Some(primary) = &self.hosts[0].node {
             self.primary_flushed = self.primary_flushed.max(primary.watermarks().flushed.lsn);
         }
+        for event in std::mem::take(&mut self.hosts[0].told) {
+            self.checker.see(&event);
+        }
         for host in &self.hosts[1..] {
+            if host.applied.lsn.0 > 0 {
+                self.checker.see(&Told::Applied { node: host.config.node.0, lsn: host.applied.lsn });
+            }
             assert!(host.apply_told <= self.primary_flushed, "applied what the primary never flushed");
         }
         self.carry_messages();
@@ -447,6 +460,12 @@ impl World {
             self.break_link(index);
         }
         let host = &mut self.hosts[n];
+        let damage = match (host.stopped, power) {
+            (true, _) => Damage::Stopped,
+            (false, true) => Damage::PowerCut,
+            (false, false) => Damage::Killed,
+        };
+        self.checker.see(&Told::Damage { node: host.config.node.0, damage });
         host.stop();
         if power {
             host.disk.power_cut(&mut rng);
@@ -522,6 +541,11 @@ impl World {
     }
 
     // --- checks
+
+    /// What the checker says of all acks, gauges, readers and lives.
+    pub fn judge(&self) -> Verdict {
+        self.checker.verdict()
+    }
 
     pub fn leads(&self) -> bool {
         self.hosts[0].node.as_ref().is_some_and(|node| matches!(node.status().role, RoleStatus::Primary(_)))
