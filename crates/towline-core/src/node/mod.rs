@@ -232,6 +232,8 @@ impl Node {
 
     fn end_log(&mut self, why: &str) {
         self.gate.fail_all(why);
+        // Now: a node that has ended settles nothing any more, and those who wait would wait for ever.
+        self.settle_gate();
         self.report_failing();
         self.close_all_sessions(why);
         self.role = Role::Ended { why: why.to_owned() };

@@ -111,9 +111,19 @@ impl Layout {
         Ok(())
     }
 
-    /// Makes the directory itself.
+    /// Makes the directory itself, and those above it that are missing: a log is as durable as the name it is found
+    /// under.
     pub(crate) fn make_root(&self, steps: &Steps) -> Result<(), OpenError> {
-        make_dir(&self.root, steps)
+        let missing = self.root.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir());
+        for dir in missing.collect::<Vec<_>>().into_iter().rev() {
+            make_dir(dir, steps)?;
+        }
+        // A process that was killed may have made it and not come to flush its name. A parent that may not be read was
+        // not made by us.
+        match self.root.parent().map(fs::read_dir) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            _ => flush_name(&self.root),
+        }
     }
 
     /// Makes the folders that are missing; each is durable before anything is put into it.
@@ -133,6 +143,10 @@ fn make_dir(dir: &Path, steps: &Steps) -> Result<(), OpenError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         Err(error) => return Err(OpenError::io("make the directory", dir, error)),
     }
+    flush_name(dir)
+}
+
+fn flush_name(dir: &Path) -> Result<(), OpenError> {
     fsync_dir(dir.parent().unwrap_or(Path::new("."))).map_err(OpenError::file)
 }
 

@@ -64,7 +64,7 @@ impl ShardDir {
         let layout = Layout::new(path);
         let was_there = refuse_foreign(&layout)?;
         if !was_there {
-            make_root(&layout, &options.steps)?;
+            layout.make_root(&options.steps)?;
         }
         let opened = lock(&layout, options).and_then(|lock| open_locked(&layout, options, lock));
         if !was_there && opened.as_ref().is_err_and(|error| !matches!(error, OpenError::Stopped(_))) {
@@ -247,14 +247,6 @@ fn refuse_foreign(layout: &Layout) -> Result<bool, OpenError> {
     }
     foreign.truncate(3);
     Err(OpenError::ForeignFiles { path: root.to_owned(), names: foreign.join(", ") })
-}
-
-fn make_root(layout: &Layout, steps: &Steps) -> Result<(), OpenError> {
-    let parent = layout.root().parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        fs::create_dir_all(parent).map_err(|e| OpenError::io("make the directory", parent, e))?;
-    }
-    layout.make_root(steps)
 }
 
 fn lock(layout: &Layout, options: &StorageOptions) -> Result<DirLock, OpenError> {
