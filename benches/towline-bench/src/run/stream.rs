@@ -35,7 +35,8 @@ impl Session {
                 cluster.settle()?;
                 let stop = self.stop_flag();
                 let bench = PointBench { experiment, link_rtt_us, cluster: &cluster, wal: None, stop: &stop };
-                let spec = PointSpec { level: Level::Off, window: None, load: PointLoad::Flood(SAMPLE_EVERY) };
+                let spec =
+                    PointSpec { level: Level::Off, window: None, load: PointLoad::Flood(SAMPLE_EVERY) };
                 let primary = cluster.primary()?;
                 let timing = Timing::from_now(experiment.warm_up, experiment.duration);
                 let work = Work {

@@ -11,7 +11,7 @@ use crate::support::Mounted;
 pub(crate) fn local_survives_a_cut() {
     let mut cuts_with_loss = 0;
     for seed in 0..4 {
-        let mounted = disk();
+        let mounted = Mounted::new();
         let log = open(&mounted);
         // So that the cut finds writes in flight, and tears them.
         slow(&mounted, 2000);
@@ -33,7 +33,7 @@ pub(crate) fn local_survives_a_cut() {
 }
 
 pub(crate) fn off_loses_what_was_not_flushed() {
-    let mounted = disk();
+    let mounted = Mounted::new();
     let log = open(&mounted);
     log.append(&payload(0), Level::Local, None).unwrap().wait().unwrap();
     slow(&mounted, 1_000_000);
@@ -47,13 +47,16 @@ pub(crate) fn off_loses_what_was_not_flushed() {
 }
 
 pub(crate) fn a_flush_that_fails_poisons_the_log() {
-    let mounted = disk();
+    let mounted = Mounted::new();
     let log = open(&mounted);
     log.append(&payload(0), Level::Local, None).unwrap().wait().unwrap();
     // For good: once might strike a segment that is being prepared.
     mounted.mount.change_faults(&FaultChange { eio_fsync: Some(Trouble::Always), ..FaultChange::default() });
     let failed = log.append(&payload(1), Level::Local, None).unwrap().wait_timeout(PATIENCE);
-    assert!(failed.is_err(), "{failed:?}");
+    assert!(
+        failed.is_err_and(|error| error.to_string().contains("poisoned")),
+        "who waits is told at once, and why"
+    );
     mounted.mount.change_faults(&FaultChange { clear: true, ..FaultChange::default() });
     // The disk would take it now; the log must not.
     let after = log.append(&payload(2), Level::Local, None);
@@ -62,19 +65,11 @@ pub(crate) fn a_flush_that_fails_poisons_the_log() {
     assert_eq!(records(&reopened(&mounted, log)), [0]);
 }
 
-/// A disk with a folder for logs whose name is durable.
-fn disk() -> Mounted {
-    let mounted = Mounted::new();
-    std::fs::create_dir(mounted.path("logs")).unwrap();
-    mounted.fsync_root();
-    mounted
-}
-
 fn open(mounted: &Mounted) -> Log {
-    // Small and alike on every machine.
+    // Small and alike on every machine. Its directory is new, too: a log is as durable as its name.
     let builder = Log::builder().segment_bytes(8 << 20).arena_bytes(4 << 20).retention_bytes(32 << 20);
     let builder = builder.options(|options| options.calibrate = false);
-    let log = builder.open(mounted.path("logs")).unwrap();
+    let log = builder.open(mounted.path("logs/fresh")).unwrap();
     assert!(log.wait_leading(LIMIT));
     log
 }
