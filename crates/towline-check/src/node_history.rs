@@ -350,13 +350,14 @@ impl NodeHistory {
         match frame {
             Frame::Welcome(welcome) => {
                 let peer = &mut self.peers[index];
-                if peer.node != Some(welcome.node.0) {
-                    peer.node = Some(welcome.node.0);
+                let former = peer.node.replace(welcome.node.0);
+                let is_other = former.is_some_and(|former| former != welcome.node.0);
+                if is_other {
                     (peer.marks, peer.high) = ([Lsn(0); 3], None);
                 }
-                if self.leading.is_some() {
-                    events.extend(standby_event(index, &self.peers[index]));
-                }
+                // Another node takes what the former held with it.
+                let sink = if is_other { &mut self.later } else { events };
+                sink.extend(standby_event(index, peer).filter(|_| self.leading.is_some()));
             }
             Frame::Report { term, watermarks, .. } => self.report(index, *term, watermarks, events),
             _ => {}
