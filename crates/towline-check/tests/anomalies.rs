@@ -507,6 +507,7 @@ fn seeds() -> Vec<Seed> {
 #[test]
 fn every_seeded_anomaly_is_flagged_as_what_it_is() {
     let mut kinds = std::collections::BTreeSet::new();
+    assert!(seeds().len() >= 50, "only {} histories", seeds().len());
     for (name, kind, seed) in seeds() {
         let mut history = good();
         seed(&mut history);
