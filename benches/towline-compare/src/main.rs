@@ -4,6 +4,7 @@
 //! with its data on the same disk. What it never does: rank rows whose acknowledgements survive different things, or
 //! leave a process or a folder behind. Start at [`run::run`] and [`systems::System`].
 
+mod agree;
 mod checks;
 mod floors;
 mod interrupt;
@@ -63,6 +64,9 @@ struct Args {
     /// First of the ports to use [default: any that are free]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..))]
     first_port: Option<u16>,
+    /// Leave out the agreement with pgbench, fio and pg_test_fsync at the end
+    #[arg(long)]
+    no_agreement: bool,
     /// Decides the order of systems and points
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -137,6 +141,7 @@ fn options(args: Args, arguments: Vec<String>) -> anyhow::Result<run::Options> {
         repetitions: args.repetitions,
         ports: args.first_port.map_or(Ports::Free, Ports::From),
         seed: args.seed,
+        agreement: !args.no_agreement,
         command,
     })
 }

@@ -1,6 +1,7 @@
 //! A comparison: in every repetition each system is started, loaded and stopped alone, in a shuffled order, with the
 //! floors in between.
 
+use crate::agree;
 use crate::checks;
 use crate::floors;
 use crate::interrupt::Interrupt;
@@ -38,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) repetitions: u32,
     pub(crate) ports: Ports,
     pub(crate) seed: u64,
+    /// Whether pgbench, fio and pg_test_fsync are run at the end.
+    pub(crate) agreement: bool,
     pub(crate) command: Vec<String>,
 }
 
@@ -78,18 +81,23 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         stop: Arc::clone(&interrupt.stop),
         flushing: Some(flushing),
     };
-    let (systems, absent) = systems::choose(&options.systems, &setting);
+    let systems::Chosen { present, absent } = systems::choose(&options.systems, &setting);
     for (name, Absent(why)) in &absent {
         println!("{name}: not part of this run: {why}");
         report.notes.push(format!("{name} is not part of this run: {why}"));
     }
     let mut session =
         Session { options, data: &data, interrupt: &interrupt, kept: Vec::new(), failures: Vec::new() };
-    let floors = session.repetitions(systems)?;
+    let floors = session.repetitions(present)?;
     let (kept, mut failures) = (session.kept, session.failures);
     // One that was asked for by name and is not there is a failure; without names the run takes what there is.
     if !options.systems.is_empty() {
         failures.extend(absent.iter().map(|(name, Absent(why))| format!("{name}: {why}")));
+    }
+    let mut agreement = Vec::new();
+    let postgres = options.systems.is_empty() || options.systems.iter().any(|name| name == "postgres");
+    if options.agreement && postgres && !interrupt.stop.load(Ordering::Relaxed) {
+        agreement = agree::measure(&setting, &data, &mut failures);
     }
     let interrupted = interrupt.stop.load(Ordering::Relaxed);
     if kept.is_empty() {
@@ -100,6 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     report.floors = floors;
     report.points = kept.iter().map(|kept| kept.point.clone()).collect();
     report.checks = checks::compute(&report.points);
+    report.checks.extend(agreement);
     report.indicative = report.repetitions() < ENOUGH_REPETITIONS;
     let cpu_after = CpuTimes::now();
     report.environment.steal_percent = cpu_after.steal_percent_since(&cpu_before);
@@ -194,6 +203,8 @@ impl Session<'_> {
                     system.check().with_context(|| format!("while loaded with {}", spec.describe()))?;
                     Err(error.context(spec.describe()))
                 })?;
+                // A standby that is gone does not end the load, but the point is another one.
+                system.check().with_context(|| format!("while loaded with {}", spec.describe()))?;
                 if self.is_stopped() {
                     // Cut short: its figures would be those of another duration.
                     bail!("interrupted");

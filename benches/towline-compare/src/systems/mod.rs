@@ -8,6 +8,7 @@ mod redis;
 mod towline;
 
 pub(crate) use library::{CHILD_COMMAND, child_main};
+pub(crate) use postgres::{Postgres, STATEMENT};
 
 use crate::load::{Measured, Timing};
 use crate::process::Ports;
@@ -147,13 +148,15 @@ pub(crate) const SURVIVES_ONE_NODE: &str = "loss of one node, SIGKILL of all; no
 #[derive(Debug)]
 pub(crate) struct Absent(pub(crate) String);
 
+/// What a run is made of.
+pub(crate) struct Chosen {
+    pub(crate) present: Vec<Box<dyn System>>,
+    pub(crate) absent: Vec<(&'static str, Absent)>,
+}
+
 /// The systems named, or all; those that are not there say how to get them.
-pub(crate) fn choose(
-    names: &[String],
-    setting: &Setting,
-) -> (Vec<Box<dyn System>>, Vec<(&'static str, Absent)>) {
-    let mut present: Vec<Box<dyn System>> = Vec::new();
-    let mut absent = Vec::new();
+pub(crate) fn choose(names: &[String], setting: &Setting) -> Chosen {
+    let (mut present, mut absent) = (Vec::new(), Vec::new());
     let mut put = |name: &'static str, found: Result<Box<dyn System>, Absent>| match found {
         Ok(system) => present.push(system),
         Err(why) => absent.push((name, why)),
@@ -181,7 +184,7 @@ pub(crate) fn choose(
     for library in library::Library::ALL.into_iter().filter(|library| wanted(library.name())) {
         put(library.name(), Ok(Box::new(library::Libraries::new(setting, library))));
     }
-    (present, absent)
+    Chosen { present, absent }
 }
 
 /// Names that can be given.

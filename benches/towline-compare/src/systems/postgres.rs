@@ -43,6 +43,8 @@ impl Postgres {
             )));
         }
         let user = User::ordinary(&["postgres", "nobody"]).map_err(|error| Absent(format!("{error:#}")))?;
+        // The other programs stand beside the server itself, which may be reached by a link.
+        let server = server.canonicalize().unwrap_or(server);
         let bin = server.parent().map(Path::to_path_buf).unwrap_or_default();
         Ok(Self { setting: setting.clone(), bin, version, user, running: None })
     }
@@ -50,6 +52,11 @@ impl Postgres {
     /// Where it serves; for programs of its own that look at it.
     pub(crate) fn port(&self) -> Option<u16> {
         self.running.as_ref().map(|running| running.port)
+    }
+
+    /// A program that came with it.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
     }
 
     fn run(&self, program: &str, arguments: &[OsString]) -> Result<()> {

@@ -1,0 +1,172 @@
+//! Whether this program measures what the known programs measure: PostgreSQL's rows against pgbench, the durable-write
+//! floor against fio and pg_test_fsync. Each pair is measured in turns; the figure is the ratio of the pair.
+
+use crate::process::{self, find_program};
+use crate::run::DataDir;
+use crate::systems::{Postgres, STATEMENT, Setting, Spec, System};
+use anyhow::{Context, Result};
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+use towline_report::schema::{Check, Interval, Level};
+use towline_report::stats::median;
+use towline_uring::FileMode;
+use towline_uring::floor::{self, Limits, Place};
+
+/// All pairs; what is not installed is told in the note of its row.
+pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<String>) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut put = |measure: String, ratios: Result<Vec<f64>>, note: &str| {
+        let (ratios, note) = match ratios {
+            Ok(ratios) => (ratios, note.to_owned()),
+            Err(error) => {
+                failures.push(format!("{measure}: {error:#}"));
+                (Vec::new(), format!("{error:#}"))
+            }
+        };
+        checks.push(check(measure, &ratios, note));
+    };
+    for clients in [1, 8] {
+        let measure = format!("agreement: PostgreSQL's commits/s at on, {clients} clients, with pgbench");
+        put(measure, pgbench(setting, data, clients), "one thread, prepared, the same statement and record");
+    }
+    put(
+        "agreement: durable write of 4 KiB, p50, with fio".into(),
+        fio(&data.path),
+        "fio: pvsync2, direct, sync=dsync, overwriting a file of zeros",
+    );
+    put(
+        "agreement: durable write, mean, with pg_test_fsync".into(),
+        pg_test_fsync(setting, &data.path),
+        "pg_test_fsync: open_datasync of 8 KiB, the nearest that it has",
+    );
+    checks
+}
+
+fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> {
+    let mut postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
+    let program = postgres.program("pgbench");
+    let program =
+        if program.is_file() { program } else { find_program("pgbench").context("pgbench is not there")? };
+    let dir = data.path.join(format!("agreement-{clients}"));
+    postgres.start(&dir)?;
+    let script = dir.join("commit.sql");
+    let statement = STATEMENT.replace("$1::bytea", ":payload::bytea");
+    std::fs::write(&script, format!("{statement};\n")).context("cannot write the script")?;
+    let port = postgres.port().context("it is not running")?;
+    let payload = "x".repeat(setting.record_bytes);
+    let seconds = setting.duration.as_secs().max(1).to_string();
+    let mut arguments: Vec<OsString> = vec!["-f".into(), script.into(), "-D".into()];
+    arguments.push(format!("payload={payload}").into());
+    arguments.extend(["-n", "-M", "prepared", "-j", "1", "-T", &seconds, "-c"].map(OsString::from));
+    arguments.push(clients.to_string().into());
+    arguments.push(
+        format!("host=127.0.0.1 port={port} user=towline dbname=postgres options='-c synchronous_commit=on'")
+            .into(),
+    );
+    let spec = postgres.points(&[clients]).into_iter().find(|spec: &Spec| spec.level == Level::On);
+    let spec = spec.context("no point at this level")?;
+    let ratios = (0..TURNS).map(|_| {
+        let own = postgres.measure(&spec)?;
+        let said = process::output(&program, &arguments, None)?;
+        let theirs = number_behind(&said, "tps = ").with_context(|| format!("no rate in '{said}'"))?;
+        Ok(own.recorder.acked as f64 / own.duration.as_secs_f64() / theirs)
+    });
+    let ratios = ratios.collect::<Result<Vec<f64>>>();
+    postgres.stop()?;
+    let _ = std::fs::remove_dir_all(&dir);
+    ratios
+}
+
+fn fio(dir: &Path) -> Result<Vec<f64>> {
+    let program = find_program("fio").context("fio is not installed: apt-get install fio")?;
+    let file = dir.join("fio");
+    std::fs::write(&file, vec![0u8; 32 << 20]).context("cannot make a file for fio")?;
+    let mut arguments: Vec<OsString> = vec!["--filename".into(), file.clone().into()];
+    let fixed = "--name=durable --rw=write --bs=4k --size=32m --direct=1 --sync=dsync --ioengine=pvsync2 --overwrite=1 \
+                 --time_based --runtime=1 --lat_percentiles=1 --output-format=json";
+    arguments.extend(fixed.split_whitespace().map(OsString::from));
+    let ratios = (0..TURNS).map(|_| {
+        let own = durable_write(dir)?.quantile_ns(0.5) as f64;
+        let said = process::output(&program, &arguments, None)?;
+        // Warnings may stand around it.
+        let json = said.find('{').zip(said.rfind('}')).and_then(|(from, to)| said.get(from..=to));
+        let json: serde_json::Value = serde_json::from_str(json.context("fio printed no JSON")?)
+            .context("fio's JSON cannot be read")?;
+        let theirs = json["jobs"][0]["write"]["lat_ns"]["percentile"]["50.000000"].as_f64();
+        Ok(own / theirs.context("fio printed no median")?)
+    });
+    let ratios = ratios.collect();
+    let _ = std::fs::remove_file(&file);
+    ratios
+}
+
+fn pg_test_fsync(setting: &Setting, dir: &Path) -> Result<Vec<f64>> {
+    let postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
+    let program = postgres.program("pg_test_fsync");
+    let file = dir.join("pg_test_fsync");
+    let arguments: [OsString; 4] = ["-s".into(), "1".into(), "-f".into(), file.clone().into()];
+    let own = |dir: &Path| -> Result<f64> {
+        let samples = durable_write(dir)?.ns;
+        Ok(samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64)
+    };
+    // It runs for many seconds, whatever is looked at: once, between two of ours.
+    let before = own(dir)?;
+    let said = process::output(&program, &arguments, None)?;
+    let after = own(dir)?;
+    let _ = std::fs::remove_file(&file);
+    let line = said.lines().find(|line| line.trim_start().starts_with("open_datasync"));
+    let line = line.context("pg_test_fsync printed no open_datasync")?;
+    let per_s = number_behind(line, "open_datasync").context("pg_test_fsync could not do open_datasync")?;
+    Ok(vec![before * per_s / 1e9, after * per_s / 1e9])
+}
+
+fn durable_write(dir: &Path) -> Result<floor::Samples> {
+    let limits = Limits { samples: 100_000, time: Duration::from_millis(500) };
+    floor::durable_write(&Place::new(dir, FileMode::Direct), limits).context("floor 'durable write'")
+}
+
+fn number_behind(text: &str, word: &str) -> Option<f64> {
+    let rest = text[text.find(word)? + word.len()..].trim_start();
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+fn check(measure: String, ratios: &[f64], note: String) -> Check {
+    let value = median(ratios);
+    let low = ratios.iter().copied().reduce(f64::min);
+    let high = ratios.iter().copied().reduce(f64::max);
+    Check {
+        measure,
+        bar: "within 15 %".into(),
+        value,
+        unit: "×".into(),
+        spread: low.zip(high).map(|(low, high)| Interval { low, high }),
+        floor: None,
+        met: value.map(|value| (0.85..=1.15).contains(&value)),
+        note: Some(note),
+    }
+}
+
+const TURNS: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_found_in_what_the_programs_print() {
+        let pgbench = "latency average = 0.5 ms\ntps = 1234.5 (without initial connection time)";
+        assert_eq!(number_behind(pgbench, "tps = "), Some(1234.5));
+        let line = "        open_datasync                      9432.291 ops/sec     106 usecs/op";
+        assert_eq!(number_behind(line, "open_datasync"), Some(9432.291));
+        assert_eq!(number_behind("        open_datasync       n/a*", "open_datasync"), None);
+    }
+
+    #[test]
+    fn an_agreement_is_a_ratio_near_one() {
+        let near = check("a".into(), &[0.9, 1.1, 1.0], String::new());
+        assert_eq!((near.value, near.met), (Some(1.0), Some(true)));
+        assert_eq!(check("a".into(), &[1.3], String::new()).met, Some(false));
+        assert_eq!(check("a".into(), &[], String::new()).met, None);
+    }
+}
