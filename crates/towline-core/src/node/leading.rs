@@ -8,7 +8,7 @@ use super::{BatchWish, Event, FreezeReason, Node, Output, Role, SealedBatch, Tic
 use crate::format::{BatchHeader, BatchKind, BodySeed, summarize_sealed};
 use crate::log::Recovered;
 use crate::replication::{CommitGate, SyncRule, check_window};
-use crate::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
+use crate::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_TERM_HISTORY};
 use crate::types::{Level, Lsn, Term, TicketId};
 
 /// A leadership.
@@ -345,7 +345,26 @@ impl Node {
     fn start_term(&mut self) {
         if self.segments.salt_of(self.tail.next_batch()).is_some() {
             self.place(BatchKind::Seal, None);
+            if self.is_crowded_with_terms() {
+                return self.begin_roll();
+            }
             self.maybe_open();
+        }
+    }
+
+    /// Half of the terms that a history can hold begin in the present segment. A trim takes whole segments, so the log
+    /// goes on in the next: else restarts alone could fill the history beyond what any trim can free.
+    fn is_crowded_with_terms(&self) -> bool {
+        let geometry = self.config.geometry;
+        let present = geometry.segment_of(self.tail.next_batch());
+        let entries = self.meta.get().history.entries();
+        let in_present = entries.iter().filter(|entry| geometry.segment_of(entry.start) == present).count();
+        in_present >= MAX_TERM_HISTORY / 2
+    }
+
+    fn begin_roll(&mut self) {
+        if let Role::Leading(leading) = &mut self.role {
+            leading.batch = Batch::Rolling;
         }
     }
 

@@ -6,7 +6,7 @@ use super::receiving::{Offer, SourceKind};
 use super::{Event, FreezeReason, Node, Role};
 use crate::format::{Frame, LogEnd, Welcome};
 use crate::replication::single_leader::{Candidacy, next_term};
-use crate::types::{Lsn, NodeId, SessionId, Term, TermHistory};
+use crate::types::{HistoryError, Lsn, NodeId, SessionId, Term, TermHistory};
 
 /// A restarted primary's way to leadership.
 #[derive(Debug)]
@@ -233,6 +233,16 @@ impl Node {
                     meta.reported = meta.reported.max(start);
                 });
                 self.meta.then(AfterMeta::Lead { term });
+            }
+            // A trim makes room: it is taken while this waits, and the start is tried again at the next turn.
+            Err(refused @ HistoryError::Full) => {
+                restart.phase = Phase::Asking;
+                let missing = refused.to_string();
+                if restart.told != missing {
+                    restart.told.clone_from(&missing);
+                    self.say(Event::Waiting { why: missing.clone() });
+                    self.freeze(FreezeReason::Unavailable(missing));
+                }
             }
             Err(refused) => self.halt(&refused.to_string()),
         }
