@@ -294,8 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn every_library_keeps_what_it_acknowledges_for_a_moment() {
-        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    fn a_library_is_loaded_by_a_thread_for_each_client() {
+        // Beside the test program: a disk, and not the sources.
+        let program = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
         let stop = AtomicBool::new(false);
         let load = |load: &mut dyn FnMut(&Work<'_>) -> Result<Recorder>| {
             let timing = Timing::from_now(Duration::ZERO, Duration::from_millis(50));
