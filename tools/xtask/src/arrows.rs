@@ -12,6 +12,7 @@ use crate::sources::SourceFile;
 const CRATES: &[(&str, &[&str])] = &[
     ("towline-core", &[]),
     ("towline-check", &["towline-core"]),
+    ("towline-sim", &["towline-core", "towline-check"]),
     ("towline-uring", &["towline-core"]),
     ("towline-runtime", &["towline-core", "towline-uring"]),
     ("towline", &["towline-core", "towline-runtime"]),

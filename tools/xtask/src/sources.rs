@@ -19,9 +19,9 @@ pub(crate) struct SourceFile {
 
 /// Files that may be longer, each with its reason. A file past the limit is asking for a second room.
 const LONG_FILES: &[(&str, &str)] = &[
-    ("crates/towline-core/tests/scripted/host.rs", "one driver of the node, read beside the runtime's"),
+    ("crates/towline-sim/src/host.rs", "one driver of the node, read beside the runtime's"),
     (
-        "crates/towline-core/tests/scripted/world.rs",
+        "crates/towline-sim/src/world.rs",
         "one world: its faults and its checks share all of its state",
     ),
 ];

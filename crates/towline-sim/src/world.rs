@@ -11,7 +11,10 @@ use towline_core::types::{
     Geometry, Level, LogId, Lsn, NodeId, PeerIndex, Position, SessionId, TicketId, Window,
 };
 
-use super::host::{Host, Message, Wish};
+use crate::host::{Host, Message, Wish};
+use crate::setup::Setup;
+use crate::storm::{LEAST_APPENDS, LEAST_CRASHES, LEAST_FAULTS};
+use crate::story;
 
 pub const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
 const TURN_NS: u64 = 50_000;
@@ -34,41 +37,6 @@ struct Waiting {
     /// A `wait`, not an append.
     wait: bool,
     cancelled: bool,
-}
-
-/// What a world is made of.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    pub standbys: usize,
-    pub rule: Option<&'static str>,
-    pub arena_bytes: u64,
-    pub unmet: Unmet,
-    pub record_bytes: std::ops::Range<usize>,
-    pub applies: bool,
-    pub apply_safe: bool,
-    /// The first standby relays to a standby of its own.
-    pub relay: bool,
-    pub outlives: bool,
-    pub retention_bytes: u64,
-    pub hold_bytes: u64,
-}
-
-impl Setup {
-    pub fn new(standbys: usize, rule: Option<&'static str>) -> Setup {
-        Setup {
-            standbys,
-            rule,
-            arena_bytes: 64 << 20,
-            unmet: Unmet::Stall,
-            record_bytes: 8..400,
-            applies: false,
-            apply_safe: false,
-            relay: false,
-            outlives: true,
-            retention_bytes: 1 << 30,
-            hold_bytes: 1 << 30,
-        }
-    }
 }
 
 struct Link {
@@ -96,6 +64,8 @@ pub struct World {
     pub windowed: u64,
     pub degraded: u64,
     pub by_level: [u64; 5],
+    /// Records that got a place.
+    pub appends: u64,
     /// Payload bytes and acceptance of every record, by its number: the fill is counted anew from them.
     accepted: Vec<(Lsn, u64, u64)>,
     /// What the primary ever had flushed, and made safe.
@@ -166,6 +136,7 @@ impl World {
             windowed: 0,
             degraded: 0,
             by_level: [0; 5],
+            appends: 0,
             accepted: Vec::new(),
             primary_flushed: Lsn(0),
             deaf: BTreeSet::new(),
@@ -327,6 +298,7 @@ impl World {
         self.next_ticket += 1;
         let ticket = (level != Level::Off).then_some((id, level, window));
         let Some((lsn, end)) = self.hosts[0].append(&payload, ticket, self.now_ns) else { return false };
+        self.appends += 1;
         self.accepted.retain(|(at, ..)| *at < lsn);
         self.accepted.push((lsn, payload.len() as u64, self.now_ns));
         if level == Level::Off {
@@ -454,6 +426,7 @@ impl World {
     // --- faults
 
     pub fn crash(&mut self, n: usize, power: bool) {
+        story::say(|| format!("n{n} {}", if power { "loses its power" } else { "is killed" }));
         let mut rng = StdRng::seed_from_u64(self.rng.random());
         while let Some(index) = self.links.iter().position(|link| link.dialer == n || link.listener == n) {
             self.hosts[n].node = None;
@@ -542,6 +515,27 @@ impl World {
 
     // --- checks
 
+    /// Faults so far; what clients do is none.
+    pub fn faults_seen(&self) -> u64 {
+        self.faults
+            .iter()
+            .filter(|(what, _)| !["cancels", "rule changes"].contains(what))
+            .map(|(_, n)| n)
+            .sum()
+    }
+
+    /// Processes that ended without warning so far.
+    pub fn crashes_seen(&self) -> u64 {
+        ["power cuts", "kills"].iter().filter_map(|what| self.faults.get(what)).sum()
+    }
+
+    /// Whether this world has seen what every world must see.
+    pub fn has_seen_enough(&self) -> bool {
+        self.appends >= LEAST_APPENDS
+            && self.faults_seen() >= LEAST_FAULTS
+            && self.crashes_seen() >= LEAST_CRASHES
+    }
+
     /// What the checker says of all acks, gauges, readers and lives.
     pub fn judge(&self) -> Verdict {
         self.checker.verdict()
@@ -596,8 +590,14 @@ impl World {
         let mut last = None;
         for acked in acked {
             let place = found.get(&acked.payload);
-            assert!(place.is_some(), "acknowledged and lost: {acked:?}, log ends at {:?}", walk.end);
-            assert!(place > last.as_ref(), "out of order: {acked:?}");
+            let (asked, achieved) = (acked.asked, acked.achieved);
+            assert!(
+                place.is_some(),
+                "lost: {asked} was asked for, {achieved} acknowledged at {:?}, the log ends at {:?}",
+                acked.lsn,
+                walk.end
+            );
+            assert!(place > last.as_ref(), "out of order: {:?}", acked.lsn);
             last = place.copied();
         }
         for host in &self.hosts[1..] {

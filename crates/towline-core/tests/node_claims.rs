@@ -4,11 +4,11 @@ use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogE
 use towline_core::log::Recovered;
 use towline_core::node::{Event, Input, Node, NodeConfig, Output, RoleStatus, StartRole};
 use towline_core::types::{
-    LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory,
-    TermStart,
+    Geometry, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, StandbyWatermarks, Term,
+    TermHistory, TermStart,
 };
 
-use super::world::GEOMETRY;
+const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
 
 const LOG: LogId = LogId([9; 16]);
 const START: Lsn = Lsn(8192);

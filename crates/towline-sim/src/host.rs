@@ -1,4 +1,4 @@
-//! One process of the scripted world: drives a node by its Inputs and Outputs, as the runtime does.
+//! One process of the simulated world: drives a node by its Inputs and Outputs, as the runtime does.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,7 +19,8 @@ use towline_core::replication::Stage;
 use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES};
 use towline_core::types::{Level, LogId, Lsn, Meta, Position, SessionId, Span, TicketId, Window};
 
-use super::disk::{Bytes, Disk, PendingWrite};
+use crate::disk::{Bytes, Disk, PendingWrite};
+use crate::story;
 
 /// What travels on a connection, in order.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ pub enum Wish {
 
 pub struct Host {
     pub name: usize,
+    now_ns: u64,
     pub config: NodeConfig,
     pub node: Option<Node>,
     pub disk: Disk,
@@ -118,6 +120,7 @@ impl Host {
         let disk = Disk { log, ..Disk::default() };
         Host {
             name,
+            now_ns: 0,
             config,
             node: None,
             disk,
@@ -247,6 +250,7 @@ impl Host {
         if self.node.is_none() {
             return;
         }
+        self.now_ns = now_ns;
         self.feed(Input::Tick { now_ns });
         self.do_segment_job(rng);
         self.apply_some(rng);
@@ -388,6 +392,7 @@ impl Host {
                 history.output(&output, &mut self.told);
             }
             let text = format!("{output:?}");
+            story::say(|| format!("{:>9.3} ms n{} {text}", self.now_ns as f64 / 1e6, self.name));
             let mut hasher = DefaultHasher::new();
             (self.hash, &text).hash(&mut hasher);
             self.hash = hasher.finish();
