@@ -81,7 +81,12 @@ fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> 
 fn fio(dir: &Path) -> Result<Vec<f64>> {
     let program = find_program("fio").context("fio is not installed: apt-get install fio")?;
     let file = dir.join("fio");
-    std::fs::write(&file, vec![0u8; 32 << 20]).context("cannot make a file for fio")?;
+    // On the disk before fio starts: else its writes wait for the cache to be written back first.
+    let zeros = || {
+        std::fs::write(&file, vec![0u8; 32 << 20])?;
+        std::fs::File::open(&file)?.sync_all()
+    };
+    zeros().context("cannot make a file for fio")?;
     let mut arguments: Vec<OsString> = vec!["--filename".into(), file.clone().into()];
     let fixed = "--name=durable --rw=write --bs=4k --size=32m --direct=1 --sync=dsync --ioengine=pvsync2 --overwrite=1 \
                  --time_based --runtime=1 --lat_percentiles=1 --output-format=json";

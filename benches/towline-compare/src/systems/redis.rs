@@ -39,7 +39,17 @@ impl Redis {
         let port = port.to_string();
         let fixed = ["--port", &port, "--bind", "127.0.0.1", "--daemonize", "no", "--save", ""];
         // Rewriting the file would be load of another kind in the middle of a point.
-        let file = ["--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0"];
+        // The first replica would be waited for, for five seconds.
+        let file = [
+            "--repl-diskless-sync-delay",
+            "0",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--auto-aof-rewrite-percentage",
+            "0",
+        ];
         arguments.extend(fixed.into_iter().chain(file).map(OsString::from));
         if let Some(primary) = primary {
             arguments.push("--replicaof".into());
