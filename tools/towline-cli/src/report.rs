@@ -1,26 +1,45 @@
-//! `towline report`: shows a run again, from its `report.json`.
+//! `towline report`: shows a run again, from its `report.json`, or holds it against another.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use towline_report::{Report, RunFolder, print_tables, write_index};
+use towline_report::{Report, RunFolder, against, format_comparison, print_tables, write_index};
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::out;
 
 #[derive(Args)]
 #[command(after_help = "\
-Example:
+Examples:
   towline report results/runs/20261123T071500Z-8a79b3d-canonical
+  towline report results/runs/NEW --against results/runs/OLD --bound 5%
 
-Prints the tables again and writes report.html anew; open that page in any browser, it needs no network.")]
+Prints the tables again and writes report.html anew; open that page in any browser, it needs no network.
+With --against nothing is written: it prints what changed, and ends with 1 on a regression past the bound. A change is
+claimed only where the interval of the paired ratios excludes 1 and both runs have five repetitions or more.")]
 pub(crate) struct ReportArgs {
     /// The run's folder, or its report.json
     run: PathBuf,
+    /// The run to hold it against
+    #[arg(long, value_name = "RUN")]
+    against: Option<PathBuf>,
+    /// How much worse a figure may be
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_percent, requires = "against")]
+    bound: f64,
+    /// Compare runs of different machines too
+    #[arg(long, requires = "against")]
+    anyway: bool,
+    /// Print the comparison as JSON
+    #[arg(long, requires = "against")]
+    json: bool,
 }
 
 pub(crate) fn report(args: ReportArgs) -> Outcome {
     let report = Report::load(&args.run).map_err(|error| Failure::new(Code::Failed, error))?;
+    if let Some(other) = &args.against {
+        let other = Report::load(other).map_err(|error| Failure::new(Code::Failed, error))?;
+        return compare(&report, &other, &args);
+    }
     let folder =
         if args.run.is_dir() { args.run } else { args.run.parent().map(PathBuf::from).unwrap_or_default() };
     print_tables(&report);
@@ -34,4 +53,56 @@ pub(crate) fn report(args: ReportArgs) -> Outcome {
         out::line(&format!("all runs: {}", results.join("index.html").display()))?;
     }
     Ok(())
+}
+
+fn compare(run: &Report, other: &Report, args: &ReportArgs) -> Outcome {
+    let comparison = against::compare(run, other, args.bound);
+    if !comparison.machine_differs.is_empty() && !args.anyway {
+        return Err(Failure::new(
+            Code::Failed,
+            anyhow::anyhow!(
+                "the runs are from different machines ({}); --anyway compares them and marks it",
+                comparison.machine_differs.join("; ")
+            ),
+        ));
+    }
+    if comparison.changes.is_empty() {
+        return Err(Failure::new(Code::Failed, anyhow::anyhow!("the runs have no point in common")));
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&comparison).map_err(anyhow::Error::from)?;
+        out::line(&text)?;
+    } else {
+        out::line(format_comparison(&comparison).trim_end())?;
+    }
+    match comparison.regressions().count() {
+        0 => Ok(()),
+        count => Err(Failure::new(
+            Code::Failed,
+            anyhow::anyhow!("{count} figures are worse by more than {:.1} %", 100.0 * args.bound),
+        )),
+    }
+}
+
+/// `5%` or `0.5 %` as a share.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.trim().trim_end_matches('%').trim_end();
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=1000.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err(format!("'{text}' is no bound: write it in percent, as 5%")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_percent;
+
+    #[test]
+    fn bounds_are_percents() {
+        assert_eq!(parse_percent("5%"), Ok(0.05));
+        assert_eq!(parse_percent("50"), Ok(0.5));
+        for bad in ["", "%", "-1%", "NaN", "five"] {
+            assert!(parse_percent(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! Percentiles come from merged histograms and are never averaged. Start at [`Report`]: [`Report::load`],
 //! [`Report::save`], [`render_html`], [`print_tables`]; a run writes through [`RunFolder`].
 
+pub mod against;
 pub mod environment;
 mod groups;
 pub mod histograms;
@@ -23,4 +24,4 @@ pub use html::render_html;
 pub use index::{index_page, write_index};
 pub use run_folder::{FolderError, RunFolder, utc_now_rfc3339};
 pub use schema::{LoadError, Report};
-pub use table::{format_tables, print_tables};
+pub use table::{format_comparison, format_tables, print_tables};

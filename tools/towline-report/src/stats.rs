@@ -12,6 +12,8 @@ use rand::{RngExt, SeedableRng};
 const BOOTSTRAP_SEED: u64 = 0x70_77_6c_69_6e_65;
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 2_000;
+/// Fewer pairs of repetitions carry no claim.
+pub const ENOUGH_PAIRS: usize = 5;
 
 /// A sample of few values, one per repetition.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -87,7 +89,7 @@ impl PairedRatio {
 
     /// A difference may be claimed: the interval excludes 1, and there were enough repetitions for one.
     pub fn differs(&self) -> bool {
-        self.summary.count >= 5 && (self.interval.low > 1.0 || self.interval.high < 1.0)
+        self.summary.count >= ENOUGH_PAIRS && (self.interval.low > 1.0 || self.interval.high < 1.0)
     }
 }
 

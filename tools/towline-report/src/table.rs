@@ -1,5 +1,6 @@
 //! The tables that a run prints on the terminal: the same figures as the page, in plain text.
 
+use crate::against::{Comparison, Verdict};
 use crate::groups::{Row, floor_of, floor_words, rows};
 use crate::knee;
 use crate::schema::{Check, Report, Window};
@@ -12,6 +13,34 @@ pub fn print_tables(report: &Report) {
     use std::io::Write;
     // A closed pipe (`| head`) is no reason to fail a run that has been measured and saved.
     let _ = writeln!(std::io::stdout().lock(), "{}", format_tables(report));
+}
+
+/// What changed between two runs, as text: the regressions first.
+pub fn format_comparison(comparison: &Comparison) -> String {
+    let mut table =
+        table(&["point", "figure", "ratio", "95 % interval", "pairs", "over its floor", "verdict"]);
+    let mut changes: Vec<_> = comparison.changes.iter().collect();
+    changes.sort_by_key(|change| change.verdict != Verdict::Regressed);
+    for change in changes {
+        let figures = [
+            change.figure.clone(),
+            units::ratio(change.ratio),
+            format!("{:.2} – {:.2}", change.interval.low, change.interval.high),
+            change.pairs.to_string(),
+            change.floor.clone().unwrap_or_default(),
+            change.verdict.words().into(),
+        ];
+        table.add_row(cells(&change.point, &figures));
+    }
+    let mut text = format!("Run of {} against run of {}\n", comparison.run, comparison.against);
+    for difference in &comparison.machine_differs {
+        text.push_str(&format!("NOT THE SAME MACHINE: {difference}\n"));
+    }
+    text.push_str(&format!("{table}\n"));
+    if comparison.without_partner > 0 {
+        text.push_str(&format!("{} points are in one of the runs only\n", comparison.without_partner));
+    }
+    text
 }
 
 /// Floors, ladder, replay, window sweep and checks as text; parts without a figure are left out.
