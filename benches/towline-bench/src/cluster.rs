@@ -31,6 +31,8 @@ pub(crate) struct NodeSizes {
     /// The way and depth of flushing, raced once for the whole run: nodes that each ran a short race of their own
     /// could come to different answers, and points would not be comparable.
     pub(crate) durability: Option<(Primitive, usize)>,
+    /// The standbys keep the log and apply nothing.
+    pub(crate) log_only: bool,
 }
 
 impl NodeSizes {
@@ -39,7 +41,7 @@ impl NodeSizes {
         // A fifth each for the primary and up to three standbys, and something left.
         let fifth = free_bytes(dir).unwrap_or(u64::MAX) / 5;
         let retention_bytes = (8 << 30).min(fifth).max(4 * SEGMENT_BYTES);
-        Self { retention_bytes, hold_bytes: retention_bytes, prepare_segments: 8, buffered, durability }
+        Self { retention_bytes, hold_bytes: retention_bytes, prepare_segments: 8, buffered, durability, log_only: false }
     }
 }
 
@@ -215,6 +217,9 @@ fn start_standby(
     }
     if sizes.buffered {
         flag("buffered", "true".into());
+    }
+    if sizes.log_only {
+        flag("log-only", "true".into());
     }
     let process = Process::start(name, &arguments, dir)?;
     Ok(StandbyNode { name: name.to_owned(), dir: own, process: Some(process) })

@@ -16,7 +16,7 @@ use towline_core::node::{
     TicketOutcome,
 };
 use towline_core::replication::Stage;
-use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES};
+use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES, MAX_WRITE_BYTES};
 use towline_core::types::{Level, LogId, Lsn, Meta, Position, SessionId, Span, TicketId, Window};
 
 use crate::disk::{Bytes, Disk, PendingWrite};
@@ -314,6 +314,7 @@ impl Host {
         let due = match wish {
             BatchWish::No => false,
             BatchWish::IfAny => !open.body.is_empty(),
+            BatchWish::IfLarge => open.body.len() as u64 >= MAX_WRITE_BYTES,
             BatchWish::EvenEmpty | BatchWish::CloseOnly => true,
         };
         if !due {

@@ -93,6 +93,7 @@ impl Session {
             prepare_segments: (bytes / SEGMENT_BYTES) as u32 + 1,
             buffered: self.buffered,
             durability: self.flushing,
+            log_only: false,
         })
     }
 

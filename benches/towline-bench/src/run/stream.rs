@@ -20,6 +20,8 @@ impl Session {
             self.say(Session::label(experiment, link_rtt_us, "starting the cluster"));
             let sizes = NodeSizes {
                 prepare_segments: PREPARED,
+                // Shipping is measured, not what an application makes of it.
+                log_only: true,
                 ..NodeSizes::usual(self.data_dir(), self.buffered, self.flushing)
             };
             let dir = self.next_cluster_dir();

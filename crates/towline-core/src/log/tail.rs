@@ -90,6 +90,11 @@ impl Tail {
         self.pending.is_empty() && self.in_flight.len() < self.depth
     }
 
+    /// Whether a large write issued now would start now.
+    pub fn has_bulk_slot(&self) -> bool {
+        self.pending.is_empty() && self.in_flight.len() < self.depth.max(BULK_DEPTH)
+    }
+
     /// Whether one more batch of the largest size keeps within the in-flight limit: what recovery may have to zero.
     pub fn has_room(&self) -> bool {
         self.end.lsn.bytes_since(self.flushed.lsn) + MAX_BATCH_BYTES <= self.geometry.in_flight_bytes
@@ -107,7 +112,7 @@ impl Tail {
     /// segment are merged into one write: a standby that is behind writes few large pieces. A batch that is too large
     /// for one write goes in several, which may end in any order: it counts when all of it has.
     pub fn next_write(&mut self, permitted: Lsn) -> Option<Span> {
-        if self.in_flight.len() >= self.depth {
+        if !self.may_write() {
             return None;
         }
         let first = self.pending.front_mut().filter(|batch| batch.stored.end <= permitted)?;
@@ -131,6 +136,14 @@ impl Tail {
         }
         self.in_flight.push_back(InFlight { span, after: Some(after), done: false });
         Some(span)
+    }
+
+    /// The depth is what serves small writes best: more would only make each wait longer for its flush. A backlog of
+    /// whole large writes is another matter: there the disk's bandwidth counts.
+    fn may_write(&self) -> bool {
+        let backlog = self.pending.front().map_or(0, |batch| self.end.lsn.bytes_since(batch.stored.start));
+        let depth = if backlog >= MAX_WRITE_BYTES { self.depth.max(BULK_DEPTH) } else { self.depth };
+        self.in_flight.len() < depth
     }
 
     /// A write is on stable storage. Returns whether the flushed watermark advanced.
@@ -160,6 +173,9 @@ impl Tail {
         self.previous_hash = previous_hash;
     }
 }
+
+/// Large writes in flight while there is a backlog of them.
+const BULK_DEPTH: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -242,6 +258,21 @@ mod tests {
         assert!(tail.complete(spans[0], 0));
         assert_eq!(tail.flushed(), tail.end());
         assert!(tail.is_flushed());
+    }
+
+    #[test]
+    fn a_backlog_of_large_writes_may_be_deeper_than_small_ones() {
+        let mut tail = tail(1);
+        for n in 0..3 {
+            let header = batch(&tail, 2 * MAX_WRITE_BYTES as u32 - 200);
+            tail.push(&header, n);
+        }
+        let writes = std::iter::from_fn(|| tail.next_write(Lsn(u64::MAX))).count();
+        assert_eq!(writes, 6, "a small write more would have to wait");
+        assert!(tail.has_bulk_slot() && !tail.has_free_slot());
+        let header = batch(&tail, 100);
+        tail.push(&header, 9);
+        assert_eq!(tail.next_write(Lsn(u64::MAX)), None);
     }
 
     #[test]

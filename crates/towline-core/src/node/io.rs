@@ -182,6 +182,9 @@ pub enum BatchWish {
     No,
     /// Close it if it holds a record: a flush slot is free (greedy group commit, no timer).
     IfAny,
+    /// Close it if it fills a large write ([`MAX_WRITE_BYTES`](crate::types::limits::MAX_WRITE_BYTES)): no slot is free
+    /// for small ones, but there is bandwidth left.
+    IfLarge,
     /// Close it even if it is empty: a seal is due.
     EvenEmpty,
     /// Close it, even if it is empty, and open no other: a roll or the end follows. `BatchSealed` comes even for an

@@ -91,8 +91,10 @@ impl Node {
     /// What the driver should do with the open batch. Greedy: a free flush slot takes whatever is there.
     pub fn wants_batch(&self) -> BatchWish {
         let Role::Leading(leading) = &self.role else { return BatchWish::No };
-        if leading.batch != Batch::Open || !self.tail.has_free_slot() || !self.tail.has_room() {
+        if leading.batch != Batch::Open || !self.tail.has_room() {
             BatchWish::No
+        } else if !self.tail.has_free_slot() {
+            if self.tail.has_bulk_slot() { BatchWish::IfLarge } else { BatchWish::No }
         } else if self.stopping || leading.roll_wanted || !self.fits_a_block() {
             BatchWish::CloseOnly
         } else if self.seal_deadline_ns().is_some_and(|deadline| deadline <= self.now_ns) {

@@ -7,7 +7,7 @@ use towline_core::format::{
     walk_headers,
 };
 use towline_core::node::{BatchWish, Input, Node, SealedBatch, Ticket, TicketOutcome};
-use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES, RECORD_HEADER_BYTES};
+use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES, MAX_WRITE_BYTES, RECORD_HEADER_BYTES};
 use towline_core::types::{Geometry, LogId, Lsn, Position, Span};
 use towline_uring::{ArenaError, ArenaOwner, BatchExtent};
 
@@ -128,6 +128,7 @@ impl Batches {
         match node.wants_batch() {
             BatchWish::No => false,
             BatchWish::IfAny => has_records(&open),
+            BatchWish::IfLarge => fills_a_write(&open),
             BatchWish::EvenEmpty | BatchWish::CloseOnly => true,
         }
     }
@@ -242,7 +243,8 @@ impl Batches {
         match with.brain.node.wants_batch() {
             BatchWish::No => {}
             BatchWish::IfAny if !has_records(&open) || self.is_gathering(&open, with.now_ns) => {}
-            BatchWish::IfAny | BatchWish::EvenEmpty => self.close_and_open(with),
+            BatchWish::IfLarge if !fills_a_write(&open) => {}
+            BatchWish::IfAny | BatchWish::IfLarge | BatchWish::EvenEmpty => self.close_and_open(with),
             BatchWish::CloseOnly => self.close_only(with),
         }
     }
@@ -388,6 +390,10 @@ fn hand_over(
 
 fn has_records(open: &BatchExtent) -> bool {
     open.end > open.start + BATCH_HEADER_BYTES
+}
+
+fn fills_a_write(open: &BatchExtent) -> bool {
+    open.end - open.start >= MAX_WRITE_BYTES
 }
 
 /// How far a batch that starts at `start` may reach. Two blocks are left free for what has no records: the roll

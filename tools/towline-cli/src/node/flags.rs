@@ -117,6 +117,10 @@ pub(crate) struct StandbyFlags {
     /// Apply only what the sync rule has made safe [default: what the primary has flushed]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     apply_safe: Option<bool>,
+
+    /// Keep the log and apply nothing: it never counts for remote_apply
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    log_only: Option<bool>,
 }
 
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -147,6 +151,8 @@ pub(crate) struct Plan {
     pub(crate) retain_bytes: Option<u64>,
     /// Stop when standard input ends.
     pub(crate) until_input_ends: bool,
+    /// Hand the records to an application.
+    pub(crate) applies: bool,
 }
 
 /// Flags and file of a primary, checked against each other.
@@ -176,7 +182,7 @@ pub(crate) fn plan_primary(
     options.sync_rule = own.sync_rule;
     options.unmet = own.degrade_after.map_or(Unmet::Stall, Unmet::DegradeAfter);
     options.alone = own.alone.unwrap_or(false);
-    Ok(Plan { options, retain_bytes: own.retain, until_input_ends })
+    Ok(Plan { options, retain_bytes: own.retain, until_input_ends, applies: false })
 }
 
 /// A rule that can never be met would stall every remote append: refused before anything is touched.
@@ -203,7 +209,11 @@ pub(crate) fn plan_standby(
     let until_input_ends = node.until_input_ends.unwrap_or(false);
     let mut options = node.options(Role::Standby)?;
     options.apply_safe = own.apply_safe.unwrap_or(false);
-    Ok(Plan { options, retain_bytes: None, until_input_ends })
+    let applies = !own.log_only.unwrap_or(false);
+    if options.apply_safe && !applies {
+        return Err(Failure::usage("--apply-safe and --log-only contradict each other: one applies later, one never"));
+    }
+    Ok(Plan { options, retain_bytes: None, until_input_ends, applies })
 }
 
 impl NodeFlags {
@@ -348,7 +358,7 @@ merge!(NodeFlags {
 merge!(PrimaryFlags {
     sync_rule = "sync-rule", degrade_after = "degrade-after", retain = "retain", alone = "alone",
 });
-merge!(StandbyFlags { apply_safe = "apply-safe" });
+merge!(StandbyFlags { apply_safe = "apply-safe", log_only = "log-only" });
 
 /// A size as a number of bytes, or as text with a unit.
 fn toml_bytes<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Error> {

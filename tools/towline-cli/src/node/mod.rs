@@ -82,7 +82,7 @@ pub(crate) fn run_standby(args: StandbyArgs) -> Outcome {
 
 /// Starts the node and keeps it until a signal comes.
 fn serve(plan: Plan) -> Outcome {
-    let Plan { mut options, retain_bytes, until_input_ends } = plan;
+    let Plan { mut options, retain_bytes, until_input_ends, applies } = plan;
     warn_of_open_port(&options);
     let (name, role, shards) = (options.name.clone(), options.role, options.shards);
     let standbys: Vec<String> = options.standbys.iter().map(|standby| standby.name.clone()).collect();
@@ -91,7 +91,7 @@ fn serve(plan: Plan) -> Outcome {
     }));
     // Before the start: a signal that comes while the log is recovered must not be lost.
     let stops = stops(until_input_ends)?;
-    let node = RunningNode::start(options, (role == Role::Standby).then(discard)).map_err(start_failure)?;
+    let node = RunningNode::start(options, applies.then(discard)).map_err(start_failure)?;
     if role == Role::Primary {
         // A new log, and one without a sync rule, takes appends in an instant; one that waits for its standbys is
         // ready to be asked about it.
