@@ -41,7 +41,14 @@ impl NodeSizes {
         // A fifth each for the primary and up to three standbys, and something left.
         let fifth = free_bytes(dir).unwrap_or(u64::MAX) / 5;
         let retention_bytes = (8 << 30).min(fifth).max(4 * SEGMENT_BYTES);
-        Self { retention_bytes, hold_bytes: retention_bytes, prepare_segments: 8, buffered, durability, log_only: false }
+        Self {
+            retention_bytes,
+            hold_bytes: retention_bytes,
+            prepare_segments: 8,
+            buffered,
+            durability,
+            log_only: false,
+        }
     }
 }
 

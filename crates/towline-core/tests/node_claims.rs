@@ -466,3 +466,19 @@ fn a_standby_that_lost_durable_data_no_longer_counts() {
     assert_eq!(status.gate.safe[1], None, "whatever it reports");
     assert!(status.standbys[0].excluded && status.gate.standbys[0].excluded);
 }
+
+#[test]
+fn a_standby_that_must_resync_is_shown_so_until_it_comes_back_with_a_log_that_goes_on() {
+    let state = |primary: &Probe| primary.node.status().standbys[0].state.clone();
+    let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0 + 4096);
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+    primary.adopted(0, Term::default());
+    let message = "the sender's log starts beyond this one".to_owned();
+    primary.frame(0, Frame::Refused { code: RefusalCode::Resync, message });
+    primary.feed(Input::Disconnected { session: SessionId(0), error: "closed".into(), jitter: 0 });
+    assert_eq!(state(&primary), "must resync");
+    let adopted = primary.meta.adopted;
+    primary.welcome(0, adopted, end_of(term(1, 100), START.0), 0);
+    primary.frame(0, Frame::Ready { from: START, previous_hash: 0 });
+    assert_ne!(state(&primary), "must resync");
+}
