@@ -2,15 +2,21 @@
 
 pub(crate) mod compare;
 
+use std::alloc::System;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use towline::Level;
 use towline_bench::{BenchError, BenchOptions, ClientKind, HostKind};
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::units::{parse_bytes, parse_duration};
+
+/// Counts, for the claim that a commit allocates nothing.
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -144,6 +150,7 @@ fn options(args: BenchArgs) -> BenchOptions {
         results_dir: args.results,
         seed: args.seed,
         buffered: args.buffered,
+        allocations: Some(|| ALLOCATOR.stats().allocations as u64),
         ..BenchOptions::default()
     }
 }

@@ -7,7 +7,9 @@ use towline_core::format::{
     walk_headers,
 };
 use towline_core::node::{BatchWish, Input, Node, SealedBatch, Ticket, TicketOutcome};
-use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES, MAX_WRITE_BYTES, RECORD_HEADER_BYTES};
+use towline_core::types::limits::{
+    BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES, MAX_WRITE_BYTES, RECORD_HEADER_BYTES,
+};
 use towline_core::types::{Geometry, LogId, Lsn, Position, Span};
 use towline_uring::{ArenaError, ArenaOwner, BatchExtent};
 

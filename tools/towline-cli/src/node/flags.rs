@@ -211,7 +211,9 @@ pub(crate) fn plan_standby(
     options.apply_safe = own.apply_safe.unwrap_or(false);
     let applies = !own.log_only.unwrap_or(false);
     if options.apply_safe && !applies {
-        return Err(Failure::usage("--apply-safe and --log-only contradict each other: one applies later, one never"));
+        return Err(Failure::usage(
+            "--apply-safe and --log-only contradict each other: one applies later, one never",
+        ));
     }
     Ok(Plan { options, retain_bytes: None, until_input_ends, applies })
 }
