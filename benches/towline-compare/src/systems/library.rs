@@ -300,7 +300,7 @@ mod tests {
         let dir = tempfile::tempdir_in(program.parent().unwrap()).unwrap();
         let stop = AtomicBool::new(false);
         let load = |load: &mut dyn FnMut(&Work<'_>) -> Result<Recorder>| {
-            let timing = Timing::from_now(Duration::ZERO, Duration::from_millis(50));
+            let timing = Timing::from_now(Duration::ZERO, Duration::from_millis(500));
             load(&Work { timing, record_bytes: 256, stop: &stop })
         };
         let recorder = okaywal(&dir.path().join("okaywal"), 2, load).unwrap();
