@@ -27,8 +27,13 @@ pub(crate) enum PointLoad {
     Closed(u32, Generator),
     Open(f64),
     Replay,
-    /// `off` from one thread; every n-th latency is recorded.
-    Flood(u64),
+    /// `off` from one thread, as fast as it goes.
+    Flood {
+        /// A latency in so many is recorded.
+        sample_every: u64,
+        /// It waits while more payload than that is not safe.
+        exposure_limit: Option<u64>,
+    },
 }
 
 /// A measured point with what belongs to it beside the report.
@@ -187,7 +192,7 @@ fn load(load: &PointLoad) -> Load {
         }
         PointLoad::Open(rate_per_s) => Load::open(rate_per_s),
         PointLoad::Replay => Load::closed(crate::replay::OUTSTANDING as u32),
-        PointLoad::Flood(_) => Load::closed(1),
+        PointLoad::Flood { .. } => Load::closed(1),
     }
 }
 
@@ -227,7 +232,7 @@ fn note(measured: &Measured, spec: &PointSpec) -> Option<String> {
     if measured.ring_workers > 0 {
         notes.push(format!("{} kernel worker threads were seen", measured.ring_workers));
     }
-    let closed = !matches!(spec.load, PointLoad::Open(_) | PointLoad::Flood(_));
+    let closed = !matches!(spec.load, PointLoad::Open(_) | PointLoad::Flood { .. });
     let p50_ns = recorder.latency_ns.value_at_quantile(0.5) as f64;
     if closed && recorder.latency_ns.len() > 100 && recorder.latency_ns.mean() > NOISY * p50_ns {
         let pressure = measured
@@ -246,7 +251,7 @@ fn histogram_name(experiment: &Experiment, link_rtt_us: u64, spec: &PointSpec) -
         PointLoad::Closed(clients, Generator::Threads) => format!("{clients}-threads"),
         PointLoad::Open(rate) => format!("{rate:.0}-per-s"),
         PointLoad::Replay => "replay".into(),
-        PointLoad::Flood(_) => "flood".into(),
+        PointLoad::Flood { .. } => "flood".into(),
     };
     let window = match spec.window {
         None => String::new(),

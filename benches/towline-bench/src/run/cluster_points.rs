@@ -237,7 +237,9 @@ impl PointBench<'_> {
                     Some(wal) => replay::run(primary, &work, wal),
                     None => Err(BenchError::Failed("the replay has no data".into())),
                 },
-                PointLoad::Flood(sample_every) => Ok(flood::run(primary, &work, sample_every, None)?.0),
+                PointLoad::Flood { sample_every, exposure_limit } => {
+                    Ok(flood::run(primary, &work, sample_every, exposure_limit)?.0)
+                }
             }
         };
         measure(&watch, timing, load)
@@ -269,7 +271,7 @@ fn describe(spec: &PointSpec) -> String {
         PointLoad::Closed(clients, Generator::Threads) => format!("{clients} threads"),
         PointLoad::Open(rate) => format!("{rate:.0}/s"),
         PointLoad::Replay => "replay".into(),
-        PointLoad::Flood(_) => "as fast as it goes".into(),
+        PointLoad::Flood { .. } => "as fast as it goes".into(),
     };
     match spec.window {
         Some(Window::Infinite) => format!("{}, {load}, ω = ∞", spec.level),

@@ -21,9 +21,10 @@ impl Session {
     /// A fresh log for each repetition: its segments are all prepared before the clock starts.
     pub(super) fn off(&mut self, experiment: &Experiment) -> Result<(), BenchError> {
         let mut before = self.measure_floors(0, true)?;
+        // Once: the later floors are without the disk's bandwidth.
+        let sizes = self.off_sizes(experiment)?;
         for repetition in 0..experiment.repetitions {
             self.go_on()?;
-            let sizes = self.off_sizes(experiment)?;
             let dir = self.next_cluster_dir();
             self.say(Session::label(experiment, 0, "preparing segments"));
             let mut cluster = Cluster::start(experiment, 0, &sizes, &dir, self.allocations)?;
@@ -32,7 +33,8 @@ impl Session {
             self.say(Session::label(experiment, 0, "appending"));
             let stop = self.stop_flag();
             let bench = PointBench { experiment, link_rtt_us: 0, cluster: &cluster, wal: None, stop: &stop };
-            let spec = PointSpec { level: Level::Off, window: None, load: PointLoad::Flood(SAMPLE_EVERY) };
+            let load = PointLoad::Flood { sample_every: SAMPLE_EVERY, exposure_limit: None };
+            let spec = PointSpec { level: Level::Off, window: None, load };
             let primary = cluster.primary()?;
             let records_before = records(&cluster)?;
             let timing = Timing::from_now(experiment.warm_up, experiment.duration);
@@ -140,7 +142,7 @@ fn segments_in(dir: &Path) -> u32 {
 }
 
 /// A latency in so many is recorded: the clock costs as much as a tenth of an append.
-const SAMPLE_EVERY: u64 = 16;
+pub(super) const SAMPLE_EVERY: u64 = 16;
 /// Where the disk's floor is unknown.
 const FAST_DISK_BYTES_PER_S: f64 = 2e9;
 /// Several writes in flight may beat the floor, and the floor varies.

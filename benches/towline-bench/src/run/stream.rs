@@ -1,14 +1,12 @@
 //! Bytes per second to one standby: `off` as fast as it goes, trimming, counted where they arrive.
 
 use super::cluster_points::PointBench;
+use super::off::SAMPLE_EVERY;
 use super::session::Session;
 use crate::cluster::{Cluster, NodeSizes};
 use crate::error::BenchError;
-use crate::load::{Timing, Work, flood};
-use crate::measure::measure;
 use crate::plan::Experiment;
 use crate::publish::{PointLoad, PointSpec};
-use crate::target::Watch;
 use towline_core::types::Level;
 use towline_core::types::limits::ARENA_BYTES;
 
@@ -37,21 +35,12 @@ impl Session {
                 cluster.settle()?;
                 let stop = self.stop_flag();
                 let bench = PointBench { experiment, link_rtt_us, cluster: &cluster, wal: None, stop: &stop };
-                let spec =
-                    PointSpec { level: Level::Off, window: None, load: PointLoad::Flood(SAMPLE_EVERY) };
-                let primary = cluster.primary()?;
-                let timing = Timing::from_now(experiment.warm_up, experiment.duration);
-                let work = Work {
-                    level: spec.level,
-                    window: None,
-                    record_bytes: experiment.record_bytes,
-                    trim: true,
-                    timing,
-                    stop: &stop,
+                let load = PointLoad::Flood {
+                    sample_every: SAMPLE_EVERY,
+                    exposure_limit: Some(EXPOSURE_LIMIT_BYTES),
                 };
-                let measured = measure(&Watch { primary, level: spec.level }, timing, || {
-                    Ok(flood::run(primary, &work, SAMPLE_EVERY, Some(EXPOSURE_LIMIT_BYTES))?.0)
-                })?;
+                let spec = PointSpec { level: Level::Off, window: None, load };
+                let measured = bench.point(&spec, self.seed)?;
                 self.go_on()?;
                 let mut result = bench.result(&spec, repetition, &measured);
                 // What is appended may still wait in the arena or on disk: only what the standby flushed has arrived.
@@ -84,7 +73,5 @@ fn arrivals(appended_per_s: f64, arrived_per_s: f64) -> String {
 
 /// Segments of each node that are ready before the clock; from then on they are recycled.
 const PREPARED: u32 = 16;
-/// A latency in so many is recorded: the clock costs as much as a tenth of an append.
-const SAMPLE_EVERY: u64 = 16;
 /// What is measured is the live tail: half the arena keeps both ends busy, and the standby stays within it.
 const EXPOSURE_LIMIT_BYTES: u64 = ARENA_BYTES / 2;
