@@ -110,6 +110,7 @@ impl PointResult {
             durable: None,
             survives: None,
             connections: None,
+            detail: Default::default(),
         };
         Self {
             point,

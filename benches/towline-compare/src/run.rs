@@ -257,6 +257,7 @@ impl Session<'_> {
             durable: Some(spec.durable),
             survives: Some(spec.survives.into()),
             connections: spec.connections,
+            detail: Default::default(),
         };
         let latency_ns = measured.recorder.latency_ns;
         self.kept.push(Kept { point, latency_ns, began: measured.began, duration: measured.duration });

@@ -7,6 +7,7 @@
 
 pub mod against;
 pub mod environment;
+mod experiments;
 mod groups;
 pub mod histograms;
 mod html;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 pub use crate::environment::Environment;
+pub use crate::experiments::*;
 
 /// The version this crate writes, and the newest it reads.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -44,6 +45,9 @@ pub struct Report {
     /// Where the window sweeps bend; [`crate::knee::of_report`] computes them.
     #[serde(default)]
     pub knees: Vec<Knee>,
+    /// Records timed at every watermark, one for each load and repetition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timelines: Vec<Timeline>,
     /// The machine and the code.
     pub environment: Environment,
 }
@@ -64,6 +68,7 @@ impl Report {
             checks: Vec::new(),
             primitives: Vec::new(),
             knees: Vec::new(),
+            timelines: Vec::new(),
             environment,
         }
     }
@@ -306,6 +311,9 @@ pub struct Point {
     /// Connections that the clients share; `None` where there are none, or where it was not varied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connections: Option<u32>,
+    /// What only some experiments have; in `report.json` among the fields above.
+    #[serde(flatten)]
+    pub detail: Detail,
 }
 
 impl Point {

@@ -42,6 +42,7 @@ pub(crate) fn window_point(window: Window, link_rtt_us: f64, p50: u64) -> Point 
         durable: None,
         survives: None,
         connections: None,
+        detail: Default::default(),
     }
 }
 
