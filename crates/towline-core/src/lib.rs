@@ -6,6 +6,7 @@
 //!
 //! Start at [`node::Node`]: one per shard, `handle` an [`node::Input`], then `poll_output` until `None`.
 
+pub mod bugs;
 pub mod format;
 pub mod log;
 pub mod node;

@@ -20,6 +20,9 @@
 //! Two addresses then name one byte; every rule above is kept on positions, not on addresses, and
 //! positions that lie a whole arena apart are never live at the same time.
 
+#[macro_use]
+mod bugs;
+
 mod arena;
 mod buf;
 mod fd;

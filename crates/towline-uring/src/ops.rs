@@ -66,7 +66,7 @@ impl Ring {
                 self.ops.slot(index).len = (range.end - range.start) as u32;
                 let write = self
                     .write_entry(file, file_offset, &range, address, 0)
-                    .flags(squeue::Flags::IO_LINK)
+                    .flags(if bug!(UnlinkedFsync) { squeue::Flags::empty() } else { squeue::Flags::IO_LINK })
                     .user_data(self.ops.user_data(index));
                 let fsync = opcode::Fsync::new(Fixed(file.index))
                     .flags(FsyncFlags::DATASYNC)

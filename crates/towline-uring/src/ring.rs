@@ -161,6 +161,9 @@ impl Ring {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub fn register_lock(&mut self, lock: &DirLock) -> Result<RingFd, RingError> {
+        if bug!(LockFreedEarly) {
+            return self.attach(std::io::stdin());
+        }
         self.attach(lock)
     }
 

@@ -2,6 +2,7 @@
 
 use super::meta_keeper::AfterMeta;
 use super::{Node, Output, Source as Bytes};
+use crate::bugs::{Bug, bug};
 use crate::format::{Frame, LogEnd, RefusalCode};
 use crate::replication::single_leader::may_adopt;
 use crate::types::limits::MAX_SEND_BYTES;
@@ -56,7 +57,8 @@ impl Node {
 
     pub(super) fn settle_adoptions(&mut self) {
         // An end that is about to be cut is no end to compare.
-        if !self.tail.is_flushed() || self.following.condemned.is_some() {
+        let is_flushed = self.tail.is_flushed() || bug(Bug::AdoptsUnflushed);
+        if !is_flushed || self.following.condemned.is_some() {
             return;
         }
         let asked: Vec<(SessionId, Term, LogEnd)> = self
@@ -75,7 +77,11 @@ impl Node {
                 }
                 self.close_peers("a higher term was adopted");
                 self.meta.change(|meta| meta.adopted = term);
-                self.meta.then(AfterMeta::SayAdopted { session, term, previous: adopted });
+                if bug(Bug::AdoptionNotDurable) {
+                    self.say_adopted(session, term, adopted);
+                } else {
+                    self.meta.then(AfterMeta::SayAdopted { session, term, previous: adopted });
+                }
             } else {
                 self.answer_not_adopted(session);
             }

@@ -5,6 +5,7 @@
 
 use super::meta_keeper::AfterMeta;
 use super::{BatchWish, Event, FreezeReason, Node, Output, Role, SealedBatch, Ticket, TicketOutcome, note};
+use crate::bugs::{Bug, bug};
 use crate::format::{BatchHeader, BatchKind, BodySeed, summarize_sealed};
 use crate::log::Recovered;
 use crate::replication::{CommitGate, SyncRule, check_window};
@@ -243,12 +244,13 @@ impl Node {
         let Some(salt) = self.segments.salt_of(start) else { return };
         let end = self.tail.end();
         let body_bytes = sealed.map_or(0, |batch| batch.body_bytes);
+        let body_end = start.plus(BATCH_HEADER_BYTES + u64::from(body_bytes));
         let mut header = BatchHeader {
             kind,
             log: self.config.log,
             term: leading.term,
             start,
-            end: start.plus(BATCH_HEADER_BYTES + u64::from(body_bytes)).block_up(),
+            end: if bug(Bug::TailRewritten) { body_end } else { body_end.block_up() },
             body_bytes,
             records: sealed.map_or(0, |batch| batch.records),
             payload_bytes: sealed.map_or(0, |batch| batch.payload_bytes),

@@ -7,6 +7,7 @@
 
 use super::meta_keeper::AfterMeta;
 use super::{Event, Node, Output};
+use crate::bugs::{Bug, bug};
 use crate::format::{BatchHeader, BatchKind, Frame, RefusalCode};
 use crate::replication::single_leader::fork_of;
 use crate::types::{Lsn, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory};
@@ -205,7 +206,8 @@ impl Node {
         let at = self.tail.next_batch();
         let credit = self.credit();
         let Some(source) = &mut self.following.source else { return };
-        if source.receiving || !source.recorded || self.following.condemned.is_some() {
+        let is_cut = self.following.condemned.is_none() || bug(Bug::DivergentReport);
+        if source.receiving || !source.recorded || !is_cut {
             return;
         }
         source.receiving = true;
@@ -340,8 +342,11 @@ impl Node {
     /// As PostgreSQL: up to what is flushed here and on the leader; with `apply = safe` only what the rule has made
     /// safe, which no failover can take back.
     fn settle_apply(&mut self) {
-        let mut upto = self.tail.flushed().lsn.min(self.following.leader_flushed());
-        if self.config.apply_safe {
+        let mut upto = self.tail.flushed().lsn;
+        if !bug(Bug::AppliesUnflushed) {
+            upto = upto.min(self.following.leader_flushed());
+        }
+        if self.config.apply_safe && !bug(Bug::ApplySafeIgnored) {
             upto = upto.min(self.following.leader_safe());
         }
         if !self.config.applies {

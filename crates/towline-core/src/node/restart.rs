@@ -4,6 +4,7 @@
 use super::meta_keeper::AfterMeta;
 use super::receiving::{Offer, SourceKind};
 use super::{Event, FreezeReason, Node, Role};
+use crate::bugs::{Bug, bug};
 use crate::format::{Frame, LogEnd, Welcome};
 use crate::replication::single_leader::{Candidacy, next_term};
 use crate::types::{HistoryError, Lsn, NodeId, SessionId, Term, TermHistory};
@@ -207,7 +208,9 @@ impl Node {
     fn maybe_start_term(&mut self) {
         let Role::Restarting(restart) = &mut self.role else { return };
         // A tail whose fetch broke off is flushed, or cut, before a term starts behind it.
-        if restart.phase != Phase::Asking || !self.tail.is_flushed() || self.following.condemned.is_some() {
+        let fetches = matches!(restart.phase, Phase::Fetching { .. });
+        let is_compared = restart.phase == Phase::Asking || (fetches && bug(Bug::StartBeforeCompare));
+        if !is_compared || !self.tail.is_flushed() || self.following.condemned.is_some() {
             return;
         }
         if !restart.candidacy.may_lead() {

@@ -2,6 +2,7 @@
 
 use super::meta_keeper::AfterMeta;
 use super::{Event, Node, Output, Role};
+use crate::bugs::{Bug, bug};
 use crate::replication::{GateOutput, Stage};
 use crate::types::limits::UNFINISHED_AHEAD_BYTES;
 use crate::types::{Lsn, Span};
@@ -87,6 +88,9 @@ impl Node {
         };
         while let Some(span) = self.tail.next_write(permitted.min(self.writable_end())) {
             self.out.push_back(Output::Write { span, epoch: self.tail.epoch() });
+            if bug(Bug::AckBeforeFlush) && self.is_leading() {
+                self.gate.own_flushed(self.tail.end());
+            }
         }
     }
 

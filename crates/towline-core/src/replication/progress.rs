@@ -8,6 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bugs::{Bug, bug};
 use crate::types::{Lsn, NodeId, Position, SessionId, StandbyWatermarks, Term};
 
 /// Where the next bytes for a standby come from.
@@ -169,7 +170,8 @@ impl Progress {
     /// What counts for acks and for the safe position: watermarks that have reached the start of the leader's
     /// term (the figure-8 rule); the others are 0.
     pub fn counted(&self) -> StandbyWatermarks {
-        let past = |mark: Position| if mark.lsn >= self.term_start { mark } else { Position::default() };
+        let start = if bug(Bug::ReportBeforeTerm) { Lsn(0) } else { self.term_start };
+        let past = |mark: Position| if mark.lsn >= start { mark } else { Position::default() };
         let marks = &self.watermarks;
         StandbyWatermarks {
             written: past(marks.written),

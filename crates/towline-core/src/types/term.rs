@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use super::limits::MAX_TERM_HISTORY;
 use super::{Lsn, NodeId};
+use crate::bugs::{Bug, bug};
 
 /// A leadership: totally ordered by number, then node. Stamped on every batch and frame, it is the fencing token.
 /// A new term's number is one more than the highest seen; the node id keeps two equal numbers apart.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
+#[derive(Clone, Copy, Hash, Serialize, Deserialize, Default)]
+#[cfg_attr(not(towline_bugs), derive(PartialEq, Eq, PartialOrd, Ord))]
 pub struct Term {
     /// Counts up by one from the highest seen.
     pub number: u64,
@@ -104,7 +106,8 @@ impl TermHistory {
 
     /// SEMANTICS section 4: the last entry whose start is at or below the node's own flushed LSN.
     pub fn last_term(&self, flushed: Lsn) -> Term {
-        self.owner(flushed).unwrap_or_default()
+        let upto = if bug(Bug::TermBeyondEnd) { Lsn(u64::MAX) } else { flushed };
+        self.owner(upto).unwrap_or_default()
     }
 
     /// Drops entries that start beyond the log's end (recovery and truncation); they were never used.

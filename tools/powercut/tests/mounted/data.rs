@@ -33,7 +33,9 @@ pub(crate) fn direct_writes_of_the_ring_are_durable_and_overlap() {
     assert!(wait_for(&mut ring, 4).iter().all(|done| done.result == Ok(4096)));
     let took = began.elapsed();
     assert!(took < Duration::from_millis(700), "one after the other they take 800 ms, these took {took:?}");
-    mounted.mount.change_faults(&FaultChange { clear: true, ..FaultChange::default() });
+    // The flush could overtake the write, if it were not linked to it.
+    let slow_writes = FaultChange { clear: true, delay_write_us: Some(50_000), ..FaultChange::default() };
+    mounted.mount.change_faults(&slow_writes);
     let span = 4 * BLOCK..5 * BLOCK;
     ring.write_durable(fd, 4 * BLOCK, span, WritePrimitive::WriteThenFsync, 4).unwrap();
     assert_eq!(wait_for(&mut ring, 1)[0].result, Ok(4096));

@@ -17,6 +17,7 @@
 
 use std::fmt;
 
+use crate::bugs::{Bug, bug};
 use crate::format::BatchError;
 use crate::types::{Lsn, Span};
 
@@ -227,7 +228,8 @@ pub fn judge(evidence: &Evidence) -> Verdict {
     let corrupt = |to: Option<Lsn>, why| Verdict::Corrupt { span: damaged(evidence, to), why };
 
     // Row 1. The leader's word proves durability on the leader alone: inside the unfinished span it proves nothing.
-    if let Some(durable) = evidence.durable_proof.filter(|durable| *durable > at && !evidence.in_unfinished) {
+    let proof = evidence.durable_proof.filter(|_| !evidence.in_unfinished && !bug(Bug::CutAtRot));
+    if let Some(durable) = proof.filter(|durable| *durable > at) {
         return corrupt(Some(durable), Why::LaterBatch { durable, standing });
     }
     if let Some(holds) = evidence.peer_holds.filter(|holds| *holds > at) {

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use super::api::Stage;
 use super::queues::GroupQueues;
 use super::standbys::Standbys;
+use crate::bugs::{Bug, bug};
 use crate::replication::sync_rule::{Members, Method, SyncRule};
 use crate::types::limits::{MAX_RULE_ERAS, MAX_STANDBYS};
 use crate::types::{Lsn, Position};
@@ -104,6 +105,7 @@ impl Era {
             let held = self.held_by_k(k, stage, standbys);
             self.safe[stage as usize] = match rule.method {
                 Method::Any => held,
+                Method::First if bug(Bug::FirstAsAny) => held,
                 Method::First => {
                     // What the k first once held stays safe while k candidates still hold it: only an exclusion
                     // or a lower report takes it back, never a disconnect or another order of priority.
@@ -209,7 +211,8 @@ impl Eras {
     pub(super) fn maybe_advance(&mut self, own_flushed: Lsn) -> Option<u64> {
         let pending = self.pending()?.version;
         let safe = self.safe(self.in_force, Stage::Flushed);
-        if own_flushed < self.pending_end || !safe.reaches(self.pending_end) {
+        let is_safe = safe.reaches(self.pending_end) || bug(Bug::RuleTooEarly);
+        if own_flushed < self.pending_end || !is_safe {
             return None;
         }
         self.in_force += 1;
@@ -219,7 +222,8 @@ impl Eras {
 
     /// Forgets old generations that nobody waits under.
     pub(super) fn drop_finished(&mut self) {
-        while self.in_force > 0 && self.list.front().is_some_and(|era| era.queues.waiting == 0) {
+        let is_over = |era: &Era| era.queues.waiting == 0 || bug(Bug::RuleForgetsTickets);
+        while self.in_force > 0 && self.list.front().is_some_and(is_over) {
             self.list.pop_front();
             self.in_force -= 1;
         }
@@ -240,7 +244,8 @@ impl Eras {
 
     /// What is safe for a group: under its era and every later one.
     pub(super) fn safe(&self, group: usize, stage: Stage) -> Safe {
-        self.list.iter().skip(group).fold(Safe::NoRule, |safe, era| safe.and(era.safe(stage)))
+        let eras = if bug(Bug::StaleRule) { 1 } else { self.list.len() };
+        self.list.iter().skip(group).take(eras).fold(Safe::NoRule, |safe, era| safe.and(era.safe(stage)))
     }
 
     /// Whether every rule that somebody waits under has enough streaming standbys.

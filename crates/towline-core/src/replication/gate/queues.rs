@@ -9,6 +9,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::api::Stage;
+use crate::bugs::{Bug, bug};
 use crate::types::{Level, Lsn, TicketId, Window};
 
 /// A ticket that waits.
@@ -202,11 +203,13 @@ impl GroupQueues {
         let queues = &mut self.windows[stage as usize];
         match waiting.window {
             Some(Window::Bytes(bytes)) if bytes > 0 => {
-                entry.key = waiting.payload_through.saturating_sub(bytes);
+                let more = if bug(Bug::WindowOffByOne) { waiting.payload_bytes } else { 0 };
+                entry.key = waiting.payload_through.saturating_sub(bytes + more);
                 queues.bytes.push(entry);
             }
             Some(Window::Records(records)) if records > 0 => {
-                entry.key = waiting.records_through.saturating_sub(records);
+                let more = u64::from(bug(Bug::WindowOneRecordMore));
+                entry.key = waiting.records_through.saturating_sub(records + more);
                 queues.records.push(entry);
             }
             Some(Window::Micros(micros)) if micros > 0 => {

@@ -4,13 +4,14 @@ use super::eras::Safe;
 use super::exposure::Oldest;
 use super::queues::{Entry, Waiting};
 use super::{CommitGate, GateOutput, Stage, Unmet};
+use crate::bugs::{Bug, bug};
 use crate::format::Committed;
 use crate::replication::TicketOutcome;
 use crate::types::{Level, Window};
 
 /// Why a ticket is released.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Due {
+pub(super) enum Due {
     /// Its level and its window are satisfied.
     Satisfied,
     /// The rule is not met: it gets `local`, and is told.
@@ -131,6 +132,9 @@ impl CommitGate {
         match waiting.window {
             None | Some(Window::Infinite) => waiting.window.is_some(),
             Some(window) if window.is_zero() => false,
+            Some(Window::Bytes(bytes)) if bug(Bug::WindowCountsPadding) => {
+                waiting.end.bytes_since(position.lsn) <= bytes
+            }
             Some(Window::Bytes(bytes)) => {
                 waiting.payload_through.saturating_sub(position.payload_bytes) <= bytes
             }
@@ -179,13 +183,14 @@ impl CommitGate {
     }
 
     /// What the acknowledgement says: never more than was achieved.
-    fn committed(&self, waiting: &Waiting, group: Option<usize>, due: Due) -> Committed {
+    pub(super) fn committed(&self, waiting: &Waiting, group: Option<usize>, due: Due) -> Committed {
         let in_force = self.eras.in_force();
         let is_remote = waiting.level.is_remote();
         let has_rule = in_force.rule.is_some();
         let is_unbounded = waiting.window == Some(Window::Infinite);
         let (level, window) = match due {
             _ if !is_remote => (waiting.level, None),
+            Due::Degraded if bug(Bug::SilentDegrade) => (waiting.level, waiting.window),
             Due::Degraded => (Level::Local, Some(Window::Infinite)),
             Due::Satisfied if is_unbounded => (Level::Local, Some(Window::Infinite)),
             Due::Satisfied if !has_rule => (Level::Local, waiting.window.map(|_| Window::Infinite)),

@@ -1,6 +1,7 @@
 //! The standbys as the gate counts them: one node once, never the primary, never one that lost durable data.
 
 use super::api::{GateError, Stage};
+use crate::bugs::{Bug, bug};
 use crate::types::limits::MAX_STANDBYS;
 use crate::types::{NodeId, PeerIndex, Position, StandbyWatermarks};
 
@@ -68,7 +69,8 @@ impl Standbys {
     pub(super) fn identify(&mut self, peer: PeerIndex, node: NodeId) -> Result<(), GateError> {
         let index = self.index(peer).ok_or(GateError::UnknownPeer(peer))?;
         let same = self.list.iter().find(|other| other.peer != peer && other.node == Some(node));
-        let refused = if node == self.own {
+        let same = same.filter(|_| !bug(Bug::NodeCountsTwice));
+        let refused = if node == self.own && !bug(Bug::PrimaryCounts) {
             Some(GateError::Own { node, name: self.list[index].name.clone() })
         } else {
             same.map(|other| GateError::SameNode {

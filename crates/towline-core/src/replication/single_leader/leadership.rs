@@ -3,13 +3,19 @@
 
 use std::collections::BTreeSet;
 
+use crate::bugs::{Bug, bug};
 use crate::format::LogEnd;
 use crate::types::{Lsn, NodeId, Term, TermHistory};
 
 /// Rule 1. A node adopts a higher term only from a sender whose log, as it was before the new term, is not behind
 /// its own: compared by last term, then by flushed LSN.
 pub fn may_adopt(adopted: Term, own: LogEnd, asked: Term, sender: LogEnd) -> bool {
-    asked > adopted && sender >= own
+    let is_not_behind = match () {
+        () if bug(Bug::AdoptsFromBehind) => true,
+        () if bug(Bug::LsnBeforeTerm) => sender.flushed >= own.flushed,
+        () => sender >= own,
+    };
+    asked > adopted && is_not_behind
 }
 
 /// Rule 5: the fork point of two logs that overlap, each given by its history, its start and its end. Trimming prunes
@@ -73,7 +79,7 @@ impl Candidacy {
     /// A standby has adopted the term; `previous` is what it had adopted until then.
     pub fn adopted_by(&mut self, standby: NodeId, previous: Term) {
         self.adopters.insert(standby);
-        if Some(previous) == self.led {
+        if Some(previous) == self.led || bug(Bug::LeadsOnK) {
             self.same.insert(standby);
         }
     }
@@ -86,7 +92,8 @@ impl Candidacy {
             return true;
         }
         let quorum = (self.standbys + 1).saturating_sub(fewest).max(1);
-        self.adopters.len() + 1 >= quorum || self.same.len() >= most
+        let missing = usize::from(bug(Bug::SmallQuorum));
+        self.adopters.len() + 1 + missing >= quorum || self.same.len() >= most
     }
 
     /// For the operator: what is missing.
