@@ -1,5 +1,6 @@
 //! The `towline` program: nodes, clients, and the tools around a log.
 
+mod advise;
 mod bench;
 mod client;
 mod exit;
@@ -35,6 +36,9 @@ struct Args {
 const AFTER_HELP: &str = "\
 What this machine can do (three minutes, prints tables and leaves a page to open):
   towline bench
+
+What to ask for, from what was measured:
+  towline advise --survive primary-disk-loss --p99 2ms
 
 A first log, in three terminals:
   towline standby --dir data/a --name a --listen 127.0.0.1:7411
@@ -72,6 +76,8 @@ enum Command {
     Log(log::LogArgs),
     /// Show a run again: tables, and the page written anew
     Report(report::ReportArgs),
+    /// Name the weakest level and widest window that survive a failure within a p99, on this machine's figures
+    Advise(advise::AdviseArgs),
     /// The second process of a measurement
     #[command(name = probe::PEER_COMMAND, hide = true)]
     FloorPeer {
@@ -107,6 +113,7 @@ fn run(command: Command) -> Outcome {
         Command::Probe(args) => probe::probe(args),
         Command::Log(args) => log::log(args),
         Command::Report(args) => report::report(args),
+        Command::Advise(args) => advise::advise(args),
         Command::FloorPeer { arguments } => {
             peer_main(&arguments).map_err(|error| Failure::new(Code::Failed, error))
         }

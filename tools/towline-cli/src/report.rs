@@ -43,7 +43,7 @@ pub(crate) fn report(args: ReportArgs) -> Outcome {
     let folder =
         if args.run.is_dir() { args.run } else { args.run.parent().map(PathBuf::from).unwrap_or_default() };
     print_tables(&report);
-    RunFolder::at(&folder).write(&report).map_err(|error| Failure::new(Code::Failed, error))?;
+    RunFolder::at(&folder).write_page(&report).map_err(|error| Failure::new(Code::Failed, error))?;
     out::line(&format!("page: {}", folder.join("report.html").display()))?;
     // A run in its usual place is one of a collection, which has a page of its own.
     if let Some(results) =

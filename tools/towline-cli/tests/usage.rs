@@ -13,8 +13,10 @@ fn help_teaches_and_is_no_failure() {
     for word in ["Exit codes", "towline primary", "remote_apply", "bench"] {
         assert!(text(&output.stdout).contains(word), "{word}");
     }
-    let commands =
-        ["bench", "probe", "primary", "standby", "append", "tail", "status", "rule", "trim", "log", "report"];
+    let commands = [
+        "bench", "probe", "primary", "standby", "append", "tail", "status", "rule", "trim", "log", "report",
+        "advise",
+    ];
     for command in commands {
         let output = towline(&[command, "--help"]);
         assert_eq!(output.status.code(), Some(0), "{command}");

@@ -116,6 +116,16 @@ pub fn machine_differences(a: &Environment, b: &Environment) -> Vec<String> {
     differing.map(|(name, a, b)| format!("{name}: {a} and {b}")).collect()
 }
 
+/// What tells two machines apart whatever disk a run was on: processor and cores.
+pub fn hardware_differences(a: &Environment, b: &Environment) -> Vec<String> {
+    let without_disk = |environment: &Environment| Environment {
+        cpu: environment.cpu.clone(),
+        cores: environment.cores,
+        ..Environment::default()
+    };
+    machine_differences(&without_disk(a), &without_disk(b))
+}
+
 fn changes(new: &Row<'_>, old: &Row<'_>, bound: f64) -> Vec<Change> {
     // Only where every repetition of both has the same floor beside it.
     let floor = new.point.ratio_to_floor.as_ref().map(|ratio| ratio.floor.clone());

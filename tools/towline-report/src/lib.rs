@@ -5,6 +5,7 @@
 //! Percentiles come from merged histograms and are never averaged. Start at [`Report`]: [`Report::load`],
 //! [`Report::save`], [`render_html`], [`print_tables`]; a run writes through [`RunFolder`].
 
+pub mod advise;
 pub mod against;
 pub mod environment;
 mod experiments;

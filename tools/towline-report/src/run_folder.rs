@@ -54,9 +54,17 @@ impl RunFolder {
         write_json(&self.path.join("environment.json"), &report.environment)?;
         let command = report.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         write_atomically(&self.path.join("command.txt"), format!("{command}\n").as_bytes())?;
-        write_atomically(&self.path.join("report.html"), crate::render_html(report).as_bytes())?;
+        self.write_page(report)?;
         // Last: a folder with a report is a whole one.
         report.save(&self.path)
+    }
+
+    /// Writes `report.html` alone: what was measured stays byte for byte as it was written.
+    ///
+    /// # Errors
+    /// [`FolderError`] when it could not be written.
+    pub fn write_page(&self, report: &Report) -> Result<(), FolderError> {
+        write_atomically(&self.path.join("report.html"), crate::render_html(report).as_bytes())
     }
 
     /// Writes `histograms/<name>.hlog`, an HdrHistogram interval log (V2) with one tagged interval per repetition,

@@ -277,7 +277,7 @@ fn quantiles(row: &Row<'_>) -> [String; 5] {
     ]
 }
 
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
         .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
@@ -289,7 +289,7 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn cells(name: &str, figures: &[String]) -> Vec<Cell> {
+pub(crate) fn cells(name: &str, figures: &[String]) -> Vec<Cell> {
     let mut row = vec![Cell::new(name)];
     row.extend(figures.iter().map(|figure| Cell::new(figure).set_alignment(CellAlignment::Right)));
     row
