@@ -50,11 +50,8 @@ impl Session {
         let mut before = self.measure_floors(0, false)?;
         for repetition in 0..experiment.repetitions {
             let first = self.results.len();
-            // A drift of the machine must not fall on the same points every time.
-            let mut order: Vec<&PointSpec> = specs.iter().collect();
             let mut rng = SmallRng::seed_from_u64(self.seed ^ (u64::from(repetition) << 32) ^ link_rtt_us);
-            order.shuffle(&mut rng);
-            for spec in order {
+            for spec in shuffled(&specs, &mut rng) {
                 self.go_on()?;
                 self.say(Session::label(experiment, link_rtt_us, &describe(spec)));
                 cluster.settle()?;
@@ -194,6 +191,32 @@ impl Session {
     }
 }
 
+/// A random order: a drift of the machine must not fall on the same points every time. Points that must equal each
+/// other stay side by side, or the drift between them would be taken for their difference.
+fn shuffled<'a>(specs: &'a [PointSpec], rng: &mut SmallRng) -> Vec<&'a PointSpec> {
+    let mut groups: Vec<Vec<&PointSpec>> = Vec::new();
+    for spec in specs {
+        let equal = groups.iter_mut().find(|group| group.iter().any(|other| must_equal(spec, other)));
+        match equal {
+            Some(group) => group.push(spec),
+            None => groups.push(vec![spec]),
+        }
+    }
+    groups.iter_mut().for_each(|group| group.shuffle(rng));
+    groups.shuffle(rng);
+    groups.into_iter().flatten().collect()
+}
+
+/// ω = 0 is the plain level, and ω = ∞ is `local`.
+fn must_equal(one: &PointSpec, other: &PointSpec) -> bool {
+    let plain = |spec: &PointSpec| match spec.window {
+        None => Some(spec.level),
+        Some(Window::Infinite) => Some(Level::Local),
+        Some(window) => window.is_zero().then_some(spec.level),
+    };
+    one.load == other.load && plain(one).is_some() && plain(one) == plain(other)
+}
+
 /// One cluster and what its points have in common.
 pub(super) struct PointBench<'a> {
     pub(super) experiment: &'a Experiment,
@@ -282,3 +305,31 @@ fn describe(spec: &PointSpec) -> String {
 
 /// Of a look that is no point.
 const TRIAL: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_differs_by_repetition_and_keeps_what_must_be_equal_side_by_side() {
+        let load = PointLoad::Open(1000.0);
+        let windows = [Some(Window::Bytes(0)), Some(Window::Bytes(4096)), Some(Window::Infinite), None];
+        let mut specs: Vec<_> =
+            windows.into_iter().map(|window| PointSpec { level: Level::On, window, load }).collect();
+        specs.push(PointSpec { level: Level::Local, window: None, load });
+        specs.push(PointSpec { level: Level::Local, window: None, load: PointLoad::Open(2000.0) });
+        let mut first_places = std::collections::HashSet::new();
+        for seed in 0..50 {
+            let order = shuffled(&specs, &mut SmallRng::seed_from_u64(seed));
+            assert_eq!(order.len(), specs.len());
+            assert!(specs.iter().all(|spec| order.iter().any(|placed| std::ptr::eq(spec, *placed))));
+            let place = |at: usize| {
+                order.iter().position(|placed| std::ptr::eq(*placed, &specs[at])).unwrap_or(usize::MAX)
+            };
+            assert_eq!(place(0).abs_diff(place(3)), 1, "omega 0 and the plain level");
+            assert_eq!(place(2).abs_diff(place(4)), 1, "omega infinity and local");
+            first_places.insert((place(0), place(3) < place(0)));
+        }
+        assert!(first_places.len() >= 6, "{first_places:?}");
+    }
+}

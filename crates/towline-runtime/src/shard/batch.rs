@@ -35,12 +35,13 @@ pub(crate) struct Batches {
     /// When the open batch was last seen empty.
     seen_empty_ns: u64,
     pub(crate) sealed: u64,
-    /// Tickets and bytes of the batch before.
+    /// Tickets of the batch before.
     last_tickets: usize,
-    last_bytes: u64,
     /// Flushes that have ended, and when the last did.
     flushes: u64,
     flushed_ns: u64,
+    /// Acknowledgements so far, when the open batch was opened.
+    acks_at_open: u64,
     /// A growing batch: its end at the last look, and when it was looked at first.
     gathering: Option<(u64, u64)>,
     /// Tickets given to the node.
@@ -71,6 +72,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) hold_limit_ns: u64,
     /// Flushes that have ended so far.
     pub(crate) flushes: u64,
+    /// Tickets that have been acknowledged so far.
+    pub(crate) acks: u64,
 }
 
 impl Batches {
@@ -86,9 +89,9 @@ impl Batches {
             sealed: 0,
             handed_over: 0,
             last_tickets: 0,
-            last_bytes: 0,
             flushes: 0,
             flushed_ns: 0,
+            acks_at_open: 0,
             gathering: None,
         }
     }
@@ -244,24 +247,29 @@ impl Batches {
         }
         match with.brain.node.wants_batch() {
             BatchWish::No => {}
-            BatchWish::IfAny if !has_records(&open) || self.is_gathering(&open, with.now_ns) => {}
+            BatchWish::IfAny if !has_records(&open) || self.is_gathering(&open, with) => {}
             BatchWish::IfLarge if !fills_a_write(&open) => {}
             BatchWish::IfAny | BatchWish::IfLarge | BatchWish::EvenEmpty => self.close_and_open(with),
             BatchWish::CloseOnly => self.close_only(with),
         }
     }
 
-    /// Whether a slot that is free should wait a few microseconds for company: for the clients of the flush that has
-    /// just ended, which are about to append again, and for a burst that is still coming. Without it the slot takes
-    /// the first of them alone, and the others wait for a whole flush. A log with one ticket per batch never waits.
-    fn is_gathering(&mut self, open: &BatchExtent, now_ns: u64) -> bool {
+    /// Whether a slot that is free should wait a few microseconds for company: for the clients that were acknowledged
+    /// since the batch was opened, who are about to append again, and for a burst that is still coming. Without it the
+    /// slot takes the first of them alone, and the others wait for a whole flush. A log with one ticket per batch never
+    /// waits.
+    fn is_gathering(&mut self, open: &BatchExtent, with: &Surroundings<'_>) -> bool {
         if self.last_tickets <= 1 {
             return false;
         }
-        let returning = now_ns.saturating_sub(self.flushed_ns) < RETURN_LIMIT_NS
-            && open.end - open.start < self.last_bytes;
-        let (end, since_ns) = self.gathering.unwrap_or((0, now_ns));
-        let growing = open.end != end && now_ns.saturating_sub(since_ns) < GATHER_LIMIT_NS;
+        let since_flush_ns = with.now_ns.saturating_sub(self.flushed_ns);
+        let acked = with.acks.saturating_sub(self.acks_at_open);
+        // A flush that has just ended is acknowledged later in this turn.
+        let returning = since_flush_ns == 0
+            || (since_flush_ns < RETURN_LIMIT_NS + RETURN_NS * acked.min(RETURNING)
+                && (with.shared.queue.len() as u64) < acked);
+        let (end, since_ns) = self.gathering.unwrap_or((0, with.now_ns));
+        let growing = open.end != end && with.now_ns.saturating_sub(since_ns) < GATHER_LIMIT_NS;
         self.gathering = (returning || growing).then_some((open.end, since_ns));
         returning || growing
     }
@@ -271,6 +279,7 @@ impl Batches {
         let next = Lsn(with.arena.reserved_end().unwrap_or(0)).block_up();
         match with.arena.close_and_open(limit_in(with.arena, self.limit, next)) {
             Ok(extent) => {
+                self.acks_at_open = with.acks;
                 let seen_empty_ns = std::mem::replace(&mut self.seen_empty_ns, with.now_ns);
                 self.closed = Some(Closed { extent, for_good: false, seen_empty_ns });
                 with.shared.room.changed();
@@ -340,7 +349,6 @@ impl Batches {
         self.position.payload_bytes += summary.payload_bytes;
         self.sealed += 1;
         self.last_tickets = in_batch;
-        self.last_bytes = extent.end - extent.start;
         Ok(())
     }
 }
@@ -428,8 +436,12 @@ fn cannot(start: Lsn, why: &str) -> Fault {
 
 /// A burst is waited for at most this long: a small part of any flush.
 const GATHER_LIMIT_NS: u64 = 10_000;
-/// Clients that were just acknowledged come back within this, if they come at once.
+/// Clients that were just acknowledged come back within this, if they come at once: the first of them, …
 const RETURN_LIMIT_NS: u64 = 8_000;
+/// … and each one more, …
+const RETURN_NS: u64 = 400;
+/// … of so many at most: a flush must not wait long for clients that may not come.
+const RETURNING: u64 = 32;
 
 #[cfg(test)]
 mod tests;

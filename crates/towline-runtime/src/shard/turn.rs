@@ -298,6 +298,7 @@ impl Shard {
             now_ns: core.now_ns,
             hold_limit_ns: self.hold_limit_ns,
             flushes: self.writes.flushes,
+            acks: self.counters.acks,
         };
         if let Err(fault) = self.batches.turn(&mut with) {
             core.brain.handle(fault.into_input());
