@@ -73,10 +73,12 @@ prop_compose! {
 }
 prop_compose! {
     fn welcome()(version: u16, log: [u8; 16], node: u64, name in name(), incarnation: u64, adopted in term(),
-                 end in end(), log_start in lsn(), history in history(), leader_flushed in lsn(), applies: bool)
+                 end in end(), log_start in lsn(), history in history(), leader_flushed in lsn(), applies: bool,
+                 set_size: u16)
                  -> Welcome {
         let (log, node) = (LogId(log), NodeId(node));
-        Welcome { version, log, node, name, incarnation, adopted, end, log_start, history, leader_flushed, applies }
+        Welcome { version, log, node, name, incarnation, adopted, end, log_start, history, leader_flushed, applies,
+                  set_size }
     }
 }
 prop_compose! {
@@ -127,12 +129,15 @@ fn peer_frame() -> BoxedStrategy<Frame> {
         }),
         lsn().prop_map(|from| Frame::Fetch { from }),
         lsn().prop_map(|end| Frame::FetchEnd { end }),
-        (term(), history(), lsn(), lsn()).prop_map(|(term, history, log_start, log_end)| Frame::Stream {
-            term,
-            history,
-            log_start,
-            log_end
-        }),
+        (term(), history(), lsn(), lsn(), any::<u16>()).prop_map(
+            |(term, history, log_start, log_end, set_size)| Frame::Stream {
+                term,
+                history,
+                log_start,
+                log_end,
+                set_size
+            }
+        ),
         (lsn(), any::<u64>()).prop_map(|(from, previous_hash)| Frame::Ready { from, previous_hash }),
         any::<(u64, u32, u64)>().prop_map(|(seq, salt, incarnation)| Frame::Segment {
             seq,

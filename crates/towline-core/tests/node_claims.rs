@@ -125,7 +125,10 @@ impl Probe {
     }
 
     fn stream(&mut self, session: u64, of: Term, history: TermHistory, log_end: u64) -> Vec<Output> {
-        self.frame(session, Frame::Stream { term: of, history, log_start: START, log_end: Lsn(log_end) })
+        self.frame(
+            session,
+            Frame::Stream { term: of, history, log_start: START, log_end: Lsn(log_end), set_size: 2 },
+        )
     }
 
     /// A batch of one block at `start`.
@@ -163,6 +166,7 @@ impl Probe {
             history: OLD(),
             leader_flushed: Lsn(leader_flushed),
             applies: false,
+            set_size: 2,
         };
         self.frame(u64::from(peer), Frame::Welcome(welcome))
     }
@@ -292,8 +296,13 @@ fn a_standby_too_far_behind_is_told_to_resync() {
     let mut standby = Probe::standby(START.0 + 4096);
     standby.hello(1, 100);
     let log_start = GEOMETRY.first_batch(1);
-    let frame =
-        Frame::Stream { term: term(1, 100), history: OLD(), log_start, log_end: log_start.plus(4096) };
+    let frame = Frame::Stream {
+        term: term(1, 100),
+        history: OLD(),
+        log_start,
+        log_end: log_start.plus(4096),
+        set_size: 2,
+    };
     assert!(refused(&standby.frame(1, frame), RefusalCode::Resync));
 }
 

@@ -92,7 +92,7 @@ impl Standby {
         self.hello(100);
         let (log_start, log_end) = (START, START.plus(4096));
         let history = history(&[(term(1, 100), START)]);
-        self.frame(Frame::Stream { term: term(1, 100), history, log_start, log_end });
+        self.frame(Frame::Stream { term: term(1, 100), history, log_start, log_end, set_size: 2 });
     }
 
     /// Receives a batch of one block at the log's start.

@@ -560,6 +560,8 @@ impl Host {
                 self.apply_upto = from;
             }
             Output::RuleChange { request, result } => self.rule_changes.push((request, result)),
+            // Nobody asks for a promotion or a pause here yet.
+            Output::Promoted { .. } | Output::Paused { .. } | Output::Standbys { .. } => {}
             Output::Stopped => self.stopped = true,
         }
     }

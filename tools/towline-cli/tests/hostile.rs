@@ -149,6 +149,7 @@ fn welcome(version: u16) -> Frame {
         log_start: Lsn(0),
         history: TermHistory::default(),
         leader_flushed: Lsn(0),
+        set_size: 2,
         applies: false,
     })
 }

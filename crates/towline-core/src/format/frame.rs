@@ -78,6 +78,9 @@ pub struct Welcome {
     pub leader_flushed: Lsn,
     /// Whether it applies, and so wants to hear of progress at once.
     pub applies: bool,
+    /// How many standbys the leader ships to that it followed last; 0 when it has followed none directly: it then counts
+    /// in no promotion.
+    pub set_size: u16,
 }
 
 /// Why a connection is refused. The other side shows `message` to its operator.
@@ -177,6 +180,8 @@ pub enum Frame {
         log_start: Lsn,
         /// Where the sender's log ends now.
         log_end: Lsn,
+        /// How many standbys the sender ships to as a leader; 0 from a relay: its standbys count for nobody.
+        set_size: u16,
     },
     /// The standby has cut to the fork point and waits for bytes from `from` on.
     Ready {

@@ -94,6 +94,7 @@ pub fn encode_meta(meta: &Meta) -> Result<Vec<u8>, TooLong> {
         out.name(&standby.name)?;
         out.lsn(standby.flushed);
     }
+    out.u16(meta.set_size);
     let len = bytes.len();
     if len > META_COPY_BYTES as usize {
         return Err(TooLong { what: "the meta block", len, limit: META_COPY_BYTES as usize });
@@ -202,6 +203,7 @@ fn read_fields(reader: &mut Reader<'_>) -> Option<Meta> {
             flushed: reader.lsn()?,
         });
     }
+    meta.set_size = reader.u16()?;
     Some(meta)
 }
 
@@ -221,7 +223,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn meta(sequence: u64) -> Meta {
-        Meta { sequence, incarnation: sequence / 2, log_start: Lsn(sequence * 4096), ..Meta::default() }
+        let log_start = Lsn(sequence * 4096);
+        Meta { sequence, incarnation: sequence / 2, log_start, set_size: 3, ..Meta::default() }
     }
 
     /// As large as every limit allows.

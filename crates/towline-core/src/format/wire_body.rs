@@ -63,11 +63,12 @@ pub(super) fn write_body(frame: &Frame, out: &mut Writer<'_>) -> Result<(u8, u32
             out.lsn(*end);
             FETCH_END
         }
-        Frame::Stream { term, history, log_start, log_end } => {
+        Frame::Stream { term, history, log_start, log_end, set_size } => {
             out.term(*term);
             out.history(history)?;
             out.lsn(*log_start);
             out.lsn(*log_end);
+            out.u16(*set_size);
             STREAM
         }
         Frame::Ready { from, previous_hash } => {
@@ -207,6 +208,7 @@ fn read_fields(kind: u8, from: &mut Reader<'_>) -> Option<(Frame, u32)> {
             history: from.history()?,
             log_start: from.lsn()?,
             log_end: from.lsn()?,
+            set_size: from.u16()?,
         },
         READY => Frame::Ready { from: from.lsn()?, previous_hash: from.u64()? },
         SEGMENT => Frame::Segment { seq: from.u64()?, salt: from.u32()?, incarnation: from.u64()? },
@@ -301,6 +303,7 @@ fn write_welcome(welcome: &Welcome, out: &mut Writer<'_>) -> Result<(), TooLong>
     out.history(&welcome.history)?;
     out.lsn(welcome.leader_flushed);
     out.u8(u8::from(welcome.applies));
+    out.u16(welcome.set_size);
     Ok(())
 }
 
@@ -317,6 +320,7 @@ fn read_welcome(from: &mut Reader<'_>) -> Option<Welcome> {
         history: from.history()?,
         leader_flushed: from.lsn()?,
         applies: from.bool()?,
+        set_size: from.u16()?,
     })
 }
 

@@ -220,8 +220,8 @@ impl Node {
         match frame {
             Frame::Hello(hello) => self.handle_hello(session, hello),
             Frame::Adopt { term, end } => self.handle_adopt(session, term, end),
-            Frame::Stream { term, history, log_start, log_end } => {
-                self.handle_stream(session, Offer { term, history, log_start, log_end });
+            Frame::Stream { term, history, log_start, log_end, set_size } => {
+                self.handle_stream(session, Offer { term, history, log_start, log_end, set_size });
             }
             Frame::Segment { seq, salt, .. } => self.handle_segment(session, seq, salt),
             Frame::Progress { flushed, safe, log_start } => {
@@ -330,6 +330,7 @@ impl Node {
             leader_flushed: self.following.leader_flushed,
             // A relay's own standbys may apply: it wants to know as soon as they do.
             applies: self.config.applies || !self.peers.is_empty(),
+            set_size: meta.set_size,
         };
         self.answer(session, Frame::Welcome(welcome));
     }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::format::{BatchHeader, Frame};
 use crate::replication::{Ticket, TicketOutcome};
 use crate::types::{
-    Geometry, Level, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, TermHistory, TicketId,
+    Geometry, Level, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, Term, TermHistory,
+    TicketId,
 };
 
 /// Something that happened in the world.
@@ -43,6 +44,17 @@ pub enum Input {
         /// The rule in its written form.
         rule: String,
     },
+    /// Make this standby the leader. Answered by `Promoted`.
+    Promote(PromoteRequest),
+    /// Take no more appends, to hand the leadership over. Answered by `Paused` when everything accepted is flushed.
+    Pause {
+        /// The caller's number, in the answering `Paused`.
+        request: u64,
+        /// Appends are taken again after this long, unless another node leads by then.
+        limit_ns: u64,
+    },
+    /// Take appends again after a pause.
+    Resume,
     /// The application needs nothing below `below`.
     Trim {
         /// The position.
@@ -173,6 +185,34 @@ pub enum Input {
         /// The position.
         position: Position,
     },
+}
+
+/// A promotion, as it is asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PromoteRequest {
+    /// The caller's number, in the answering `Promoted`.
+    pub request: u64,
+    /// Names of the other nodes of the set, the superseded primary among them: the new leader ships to them.
+    pub standbys: Vec<String>,
+    /// The sync rule of the new leadership, in its written form; `None` keeps the one in the log.
+    pub rule: Option<String>,
+    /// Lead without the quorum that rule 2 asks for.
+    pub force: bool,
+    /// Give up after this long.
+    pub timeout_ns: u64,
+}
+
+/// A promotion that has ended with a leader.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Promoted {
+    /// The new term.
+    pub term: Term,
+    /// Where it starts.
+    pub start: Lsn,
+    /// The standbys that had adopted it before it started, by name.
+    pub adopters: Vec<String>,
+    /// What may be lost, and what needs a hand; a line each.
+    pub warnings: Vec<String>,
 }
 
 /// What the driver should do with the open batch (asked once a turn).
@@ -353,6 +393,27 @@ pub enum Output {
         request: u64,
         /// The version in force, or why it was refused.
         result: Result<u64, String>,
+    },
+
+    /// The answer to `Promote`.
+    Promoted {
+        /// The caller's number.
+        request: u64,
+        /// The leadership, or why there is none and what to do.
+        result: Result<Promoted, String>,
+    },
+    /// The answer to `Pause`.
+    Paused {
+        /// The caller's number.
+        request: u64,
+        /// Everything accepted is flushed and ends here; or why appends go on.
+        result: Result<Lsn, String>,
+    },
+    /// The standbys are these from now on: a `PeerIndex` counts in this list. No dial and no session of the earlier ones
+    /// is left.
+    Standbys {
+        /// Their names.
+        names: Vec<String>,
     },
 
     // --- the application

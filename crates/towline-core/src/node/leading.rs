@@ -17,7 +17,9 @@ use crate::types::{Level, Lsn, Term, TicketId};
 pub(super) struct Leading {
     pub(super) term: Term,
     pub(super) start: Lsn,
-    batch: Batch,
+    pub(super) batch: Batch,
+    /// It was promoted: the application still lacks what came before the term.
+    pub(super) promoted: bool,
     /// A producer's append does not fit into what is left of the segment.
     roll_wanted: bool,
     /// Producers have been told that there is no room.
@@ -26,7 +28,7 @@ pub(super) struct Leading {
 
 /// Whether producers have a batch to append to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Batch {
+pub(super) enum Batch {
     /// The term's first seal has to be placed.
     TermStart,
     /// To be opened as soon as there is a place for it.
@@ -34,13 +36,15 @@ enum Batch {
     /// Closed for good until the segment after is in place.
     Rolling,
     Open,
+    /// Closed until somebody else leads, or nobody does.
+    Paused,
     /// A clean stop: everything accepted is sealed.
     Stopping,
 }
 
 impl Leading {
-    pub(super) fn new(term: Term, start: Lsn) -> Leading {
-        Leading { term, start, batch: Batch::TermStart, roll_wanted: false, full: false }
+    pub(super) fn new(term: Term, start: Lsn, promoted: bool) -> Leading {
+        Leading { term, start, batch: Batch::TermStart, promoted, roll_wanted: false, full: false }
     }
 }
 
@@ -58,14 +62,40 @@ pub(super) struct RuleBook {
 impl RuleBook {
     pub(super) fn new(recovered: &Recovered, gate: &mut CommitGate) -> RuleBook {
         let in_force = recovered.rule.clone().unwrap_or_default();
-        gate.install_rule(in_force.0, SyncRule::parse(&in_force.1).ok().flatten());
-        RuleBook { in_force, pending: recovered.pending_rule.clone(), request: None, recorded: false }
+        let pending = recovered.pending_rule.clone();
+        let rules = RuleBook { in_force, pending, request: None, recorded: false };
+        rules.install(gate);
+        rules
+    }
+
+    pub(super) fn install(&self, gate: &mut CommitGate) {
+        gate.install_rule(self.in_force.0, SyncRule::parse(&self.in_force.1).ok().flatten());
+    }
+
+    /// A promoted standby's term begins. The rule it wants, or the newest in its log, is in force at once when it asks
+    /// for no fewer standbys than any rule that a later candidate may know instead: that one's quorum then meets every
+    /// set that acknowledges. Else it is a change like any other, unless the promotion is forced.
+    fn promoted(&mut self, wanted: Option<&String>, forced: bool) {
+        let newest = self.pending.clone().unwrap_or_else(|| self.in_force.clone());
+        let next = match wanted {
+            Some(rule) if *rule != newest.1 => (newest.0 + 1, rule.clone()),
+            _ => newest,
+        };
+        let k = SyncRule::parse(&next.1).ok().flatten().map_or(0, |rule| usize::from(rule.k));
+        if forced || k >= self.synchronous().1 {
+            (self.in_force, self.pending) = (next, None);
+        }
     }
 
     /// A rule record was received: the newest is what the leader wants; which of two is in force only it knows.
     pub(super) fn received(&mut self, version: u64, rule: String) {
         let newest = self.pending.as_ref().map_or(self.in_force.0, |pending| pending.0);
-        if version > newest {
+        // A change that was cut with a deposed leader's tail may have borne the number: the log has the last word.
+        if version > 0 && version == self.in_force.0 {
+            self.in_force.1 = rule;
+        } else if let Some(known) = self.pending.as_mut().filter(|known| known.0 == version) {
+            known.1 = rule;
+        } else if version > newest {
             if let Some(pending) = self.pending.take() {
                 self.in_force = pending;
             }
@@ -96,7 +126,7 @@ impl Node {
             BatchWish::No
         } else if !self.tail.has_free_slot() {
             if self.tail.has_bulk_slot() { BatchWish::IfLarge } else { BatchWish::No }
-        } else if self.stopping || leading.roll_wanted || !self.fits_a_block() {
+        } else if self.stopping || self.pause.is_some() || leading.roll_wanted || !self.fits_a_block() {
             BatchWish::CloseOnly
         } else if self.seal_deadline_ns().is_some_and(|deadline| deadline <= self.now_ns) {
             BatchWish::EvenEmpty
@@ -122,10 +152,16 @@ impl Node {
         let Some(entry) = self.meta.get().history.last() else { return };
         self.gate.begin_term(self.tail.flushed());
         self.gate.own_flushed(self.tail.flushed());
-        self.role = Role::Leading(Leading::new(entry.term, entry.start));
+        self.role = Role::Leading(Leading::new(entry.term, entry.start, self.promotion.is_some()));
         self.say(Event::Leading { history: self.meta.get().history.clone() });
+        if let Some(promotion) = &self.promotion {
+            self.rules.promoted(self.config.rule.as_ref(), promotion.is_forced());
+        }
+        // What was received or fetched on the way may have changed it.
+        self.rules.install(&mut self.gate);
         self.begin_rules();
         self.begin_shipping(entry.term, entry.start);
+        self.end_promotion(entry.term, entry.start);
     }
 
     /// The rule of the configuration: in force at once in a log that has neither a record nor a rule (a new one, or
@@ -213,7 +249,11 @@ impl Node {
     pub(super) fn handle_batch_sealed(&mut self, batch: SealedBatch) {
         let Role::Leading(leading) = &mut self.role else { return };
         if batch.closed {
-            leading.batch = if self.stopping { Batch::Stopping } else { Batch::Rolling };
+            leading.batch = match self.pause {
+                _ if self.stopping => Batch::Stopping,
+                Some(_) => Batch::Paused,
+                None => Batch::Rolling,
+            };
         }
         if batch.closed && batch.body_bytes == 0 {
             return self.freeze_when_stopping();
@@ -232,6 +272,9 @@ impl Node {
 
     /// Everything accepted is in its batch: nobody waits for another.
     fn freeze_when_stopping(&mut self) {
+        if matches!(self.role, Role::Leading(Leading { batch: Batch::Paused, .. })) {
+            return self.freeze_when_paused();
+        }
         if self.stopping && matches!(self.role, Role::Leading(Leading { batch: Batch::Stopping, .. })) {
             self.freeze(FreezeReason::Stopping);
         }
@@ -337,7 +380,7 @@ impl Node {
             Batch::Opening => self.maybe_open(),
             Batch::Rolling => self.maybe_roll(),
             Batch::Stopping => self.maybe_stop(),
-            Batch::Open => {}
+            Batch::Open | Batch::Paused => {}
         }
         if let Some(seq) = self.segments.next_to_prepare(self.tail.end().lsn) {
             self.out.push_back(Output::PrepareSegment { seq, salt: None });
@@ -440,6 +483,8 @@ impl Node {
         if self.meta.is_busy() {
             return;
         }
+        self.fail_promotion("the node is stopping");
+        self.fail_pause("the node is stopping");
         self.gate.fail_all("the node is stopping");
         self.settle_gate();
         self.close_all_sessions("the node is stopping");

@@ -18,6 +18,8 @@ mod following;
 mod io;
 mod leading;
 mod meta_keeper;
+mod pause;
+mod promotion;
 mod receiving;
 mod restart;
 mod sending;
@@ -27,7 +29,7 @@ mod status;
 
 pub use crate::replication::{Ticket, TicketOutcome};
 pub use config::{NodeConfig, StartRole};
-pub use io::{BatchWish, Event, FreezeReason, Input, Output, SealedBatch, Source};
+pub use io::{BatchWish, Event, FreezeReason, Input, Output, PromoteRequest, Promoted, SealedBatch, Source};
 pub use status::{NodeStatus, NodeWatermarks, PeerStatus, RoleStatus};
 
 use std::collections::VecDeque;
@@ -35,6 +37,8 @@ use std::collections::VecDeque;
 use following::Following;
 use leading::{Leading, RuleBook};
 use meta_keeper::{AfterMeta, MetaKeeper};
+use pause::Pause;
+use promotion::Promotion;
 use restart::Restart;
 use shipping::Peer;
 
@@ -59,6 +63,12 @@ pub struct Node {
     rules: RuleBook,
     /// Sessions that this node dialled: it ships on them.
     peers: Vec<Peer>,
+    /// As a standby it ships on to its peers. Those of a primary are its standbys: once it follows, they are another's.
+    relays: bool,
+    /// The list of standbys becomes this as soon as the earlier ones are let go.
+    next_standbys: Option<Vec<String>>,
+    promotion: Option<Promotion>,
+    pause: Option<Pause>,
     /// Sessions that dialled this node: it follows one of them.
     following: Following,
     /// Arena bytes below are given back.
@@ -118,6 +128,10 @@ impl Node {
             gate,
             rules,
             peers,
+            relays: config.role == StartRole::Standby,
+            next_standbys: None,
+            promotion: None,
+            pause: None,
             following: Following::new(recovered.end, recovered.leader_flushed),
             released: recovered.end.lsn,
             sealed: recovered.sealed,
@@ -130,7 +144,7 @@ impl Node {
             node.out.push_back(Output::Event(Event::Cut { span }));
         }
         match node.config.role {
-            StartRole::Primary => node.begin_restart(Term::default()),
+            StartRole::Primary => node.begin_candidacy(Term::default()),
             StartRole::Standby => node.freeze(FreezeReason::Unavailable("this node is a standby".into())),
         }
         node
@@ -146,6 +160,9 @@ impl Node {
             Input::Wait { ticket, lsn, level } => self.handle_wait(ticket, lsn, level),
             Input::Cancel { ticket } => self.gate.cancel(ticket),
             Input::SetRule { request, rule } => self.handle_set_rule(request, &rule),
+            Input::Promote(request) => self.handle_promote(request),
+            Input::Pause { request, limit_ns } => self.handle_pause(request, limit_ns),
+            Input::Resume => self.resume(),
             Input::Trim { below } => self.handle_trim(below),
             Input::Pressure { bytes } => self.handle_pressure(bytes),
             Input::Stop => self.handle_stop(),
@@ -231,6 +248,8 @@ impl Node {
     }
 
     fn end_log(&mut self, why: &str) {
+        self.fail_promotion(why);
+        self.fail_pause(why);
         self.gate.fail_all(why);
         // Now: a node that has ended settles nothing any more, and those who wait would wait for ever.
         self.settle_gate();
@@ -244,6 +263,8 @@ impl Node {
 
     /// Steps down: a higher term is out there. What waits ends as indeterminate.
     fn step_down(&mut self, why: &str) {
+        self.fail_promotion(why);
+        self.fail_pause(why);
         if !matches!(self.role, Role::Leading(_) | Role::Restarting(_)) {
             return;
         }

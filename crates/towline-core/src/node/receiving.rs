@@ -6,7 +6,7 @@
 //! A standby never learns what level anybody waits for: it receives, writes, reports.
 
 use super::meta_keeper::AfterMeta;
-use super::{Event, Node, Output};
+use super::{Event, Node, Output, Role};
 use crate::bugs::{Bug, bug};
 use crate::format::{BatchHeader, BatchKind, Frame, RefusalCode};
 use crate::replication::single_leader::fork_of;
@@ -43,6 +43,8 @@ pub(super) struct Offer {
     pub(super) history: TermHistory,
     pub(super) log_start: Lsn,
     pub(super) log_end: Lsn,
+    /// How many standbys its leader ships to, when it ships here directly.
+    pub(super) set_size: u16,
 }
 
 impl Node {
@@ -50,7 +52,7 @@ impl Node {
     pub(super) fn handle_stream(&mut self, session: SessionId, offer: Offer) {
         let adopted = self.meta.get().adopted;
         let asked = self.following.guests.iter().any(|guest| guest.asks.is_some());
-        if offer.term != adopted || asked || self.is_leading() {
+        if offer.term != adopted || asked || self.is_leading() || self.flushes_for_promotion() {
             let message = format!(
                 "this node has adopted term {adopted}, or is about to adopt another; the stream is of term {}",
                 offer.term
@@ -126,7 +128,12 @@ impl Node {
             counts_unknown: false,
         });
         self.following.reported = None;
-        self.meta.change(|meta| meta.history = offer.history);
+        self.meta.change(|meta| {
+            meta.history = offer.history;
+            if kind == SourceKind::Stream {
+                meta.set_size = offer.set_size;
+            }
+        });
         self.meta.then(AfterMeta::Ready { session });
     }
 
@@ -342,17 +349,23 @@ impl Node {
     /// As PostgreSQL: up to what is flushed here and on the leader; with `apply = safe` only what the rule has made
     /// safe, which no failover can take back.
     fn settle_apply(&mut self) {
+        let (reach, safe) = match &self.role {
+            // What came before a promotion is this log's truth now; what comes after is its producers' own.
+            Role::Leading(leading) if leading.promoted => (leading.start, self.safe_flushed()),
+            Role::Leading(_) => (Lsn(0), Lsn(0)),
+            _ => (self.following.leader_flushed(), self.following.leader_safe()),
+        };
         let mut upto = self.tail.flushed().lsn;
         if !bug(Bug::AppliesUnflushed) {
-            upto = upto.min(self.following.leader_flushed());
+            upto = upto.min(reach);
         }
         if self.config.apply_safe && !bug(Bug::ApplySafeIgnored) {
-            upto = upto.min(self.following.leader_safe());
+            upto = upto.min(safe);
         }
         if !self.config.applies {
             return self.following.apply_nowhere(upto);
         }
-        if upto > self.following.apply_told && !self.is_leading() {
+        if upto > self.following.apply_told {
             self.following.apply_told = upto;
             self.out.push_back(Output::Apply { upto });
         }

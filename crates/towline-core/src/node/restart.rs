@@ -1,4 +1,4 @@
-//! A primary that was restarted: it takes a new term, asks who may be asked, fetches what it lacks, and leads only
+//! A primary that was restarted (or a standby that is promoted): it takes a new term, asks who may be asked, fetches what it lacks, and leads only
 //! when rule 3 of SEMANTICS section 4 is met. Until then appends are refused as unavailable, `local` ones too.
 
 use super::meta_keeper::AfterMeta;
@@ -34,23 +34,33 @@ enum Phase {
     Starting,
 }
 
+impl Restart {
+    /// What follows is only the meta block's write.
+    pub(super) fn is_starting(&self) -> bool {
+        self.phase == Phase::Starting
+    }
+}
+
 impl Node {
-    /// Takes a term above `seen` and above what it has adopted itself.
-    pub(super) fn begin_restart(&mut self, seen: Term) {
+    /// Takes a term above `seen` and above what it has adopted itself: as a restarted primary, or promoted.
+    pub(super) fn begin_candidacy(&mut self, seen: Term) {
         self.end_fetch();
         let end = self.log_end();
         let adopted = self.meta.get().adopted;
         let term = next_term(adopted.max(seen), self.config.node);
-        let synchronous =
-            if self.config.fresh || self.config.alone { (0, 0) } else { self.rules.synchronous() };
         if self.config.alone && !self.config.fresh && self.rules.synchronous() != (0, 0) {
             let why =
                 "leading alone: what only standbys hold, and acknowledged, may be cut from them".to_owned();
             self.say(Event::Note { text: why });
         }
-        let candidacy = Candidacy::new(term, self.meta.get().led, self.peers.len(), synchronous);
+        let candidacy = self.new_candidacy(term);
         self.role = Role::Restarting(Restart { candidacy, end, phase: Phase::Adopting, told: String::new() });
-        self.freeze(FreezeReason::Unavailable("this primary has restarted and may not lead yet".into()));
+        let doing = if self.promotion.is_some() {
+            "this standby is being promoted"
+        } else {
+            "this primary has restarted"
+        };
+        self.freeze(FreezeReason::Unavailable(format!("{doing} and may not lead yet")));
         // Rule 1 binds the node itself: adopted durably before it says a word in the term.
         self.meta.change(|meta| meta.adopted = term);
         self.meta.then(AfterMeta::AskForTerm { term });
@@ -106,7 +116,7 @@ impl Node {
         if adopted.node == self.config.node {
             // Its own, from a life that this directory does not remember: go above it.
             self.close_peers("asking again in a higher term");
-            self.begin_restart(adopted);
+            self.begin_candidacy(adopted);
         } else {
             self.step_down(&format!("term {adopted} of another node is out there"));
         }
@@ -142,7 +152,7 @@ impl Node {
         });
         // Its history stands durably before a byte of its terms is written here.
         let log_start = history.entries().first().map_or(Lsn(0), |first| first.start);
-        let offer = Offer { term: end.last_term, history, log_start, log_end: end.flushed };
+        let offer = Offer { term: end.last_term, history, log_start, log_end: end.flushed, set_size: 0 };
         self.follow_source(session, SourceKind::Fetch, offer);
     }
 
@@ -201,6 +211,8 @@ impl Node {
         if let Role::Restarting(Restart { phase: Phase::Starting, candidacy, .. }) = &self.role
             && candidacy.term() == term
         {
+            let adopters: Vec<NodeId> = candidacy.adopters().collect();
+            self.promotion_led(&adopters);
             self.lead();
         }
     }
@@ -222,6 +234,7 @@ impl Node {
             return;
         }
         restart.phase = Phase::Starting;
+        let set_size = self.peers.len() as u16;
         let term = restart.candidacy.term();
         let start = self.tail.end().lsn;
         let mut history = self.meta.get().history.clone();
@@ -231,6 +244,7 @@ impl Node {
                 self.meta.change(|meta| {
                     meta.history = history;
                     meta.led = Some(term);
+                    meta.set_size = set_size;
                     // Whatever was in flight is flushed, or zeroed.
                     meta.unfinished.clear();
                     meta.reported = meta.reported.max(start);

@@ -31,6 +31,8 @@ impl Node {
             self.peers_deadline_ns(),
             self.following_deadline_ns(),
             self.seal_deadline_ns(),
+            self.promotion_deadline_ns(),
+            self.pause_deadline_ns(),
         ]
         .into_iter()
         .flatten()
@@ -41,6 +43,7 @@ impl Node {
         if self.has_ended() {
             return;
         }
+        self.settle_pause();
         self.settle_leading();
         self.settle_permit();
         self.settle_writes();
@@ -49,6 +52,8 @@ impl Node {
         // Before the reports: they carry the credit.
         self.settle_release();
         self.settle_following();
+        self.settle_standbys();
+        self.settle_promotion();
         self.settle_restart();
         // The meta block goes last: one write carries every change of the turn.
         if let Some(meta) = self.meta.next_write() {

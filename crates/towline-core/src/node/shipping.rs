@@ -29,6 +29,8 @@ pub(super) struct Peer {
     pub(super) attempts: u32,
     pub(super) node: Option<NodeId>,
     pub(super) applies: bool,
+    /// Of its welcome.
+    pub(super) set_size: u16,
     pub(super) progress: Progress,
     pub(super) flight: Option<Span>,
     pub(super) told: (Lsn, Lsn, Lsn),
@@ -68,6 +70,7 @@ impl Peer {
             attempts: 0,
             node: None,
             applies: false,
+            set_size: 0,
             progress: Progress::new(Term::default(), Lsn(0)),
             flight: None,
             told: (Lsn(0), Lsn(0), Lsn(0)),
@@ -128,9 +131,14 @@ impl Node {
 
     /// A leader ships, a restarted primary asks, and a standby with an upstream relays to its own standbys.
     fn dials(&self) -> bool {
+        if self.next_standbys.is_some() {
+            return false;
+        }
         match self.role {
             Role::Restarting(_) | Role::Leading(_) => !self.stopping,
-            Role::Standby => self.following.has_source() && !self.stopping,
+            Role::Standby => {
+                (self.promotion.is_some() || self.relays && self.following.has_source()) && !self.stopping
+            }
             Role::Ended { .. } => false,
         }
     }
@@ -208,6 +216,9 @@ impl Node {
             end: self.log_end(),
         };
         self.out.push_back(Output::Frame { session, frame: Frame::Hello(hello) });
+        if self.next_standbys.is_some() {
+            self.close(session, "the standbys change");
+        }
     }
 
     pub(super) fn handle_dial_failed(&mut self, peer: PeerIndex, _error: &str, jitter: u64) {
@@ -254,7 +265,7 @@ impl Node {
             Frame::Refused { code, message } => self.handle_refused(index, session, code, &message),
             Frame::Adopted { term, previous, .. } => self.handle_adopted(index, session, term, previous),
             Frame::NotAdopted { adopted, end, history } => {
-                self.handle_not_adopted(session, adopted, end, history)
+                self.handle_not_adopted(index, session, adopted, end, history)
             }
             Frame::Ready { from, .. } => self.handle_ready(index, session, from),
             Frame::Report { term, watermarks, credit, failing } => {
@@ -306,6 +317,7 @@ impl Node {
         let peer = &mut self.peers[index];
         peer.node = Some(welcome.node);
         peer.applies = welcome.applies;
+        peer.set_size = welcome.set_size;
         peer.link = Link::Known(session);
         if !self.may_go_on_after(&welcome) {
             return;
@@ -313,6 +325,9 @@ impl Node {
         let own = self.meta.get().adopted;
         match self.role {
             Role::Restarting(_) => self.ask(session),
+            Role::Standby if self.promotion.is_some() => {
+                self.heard_of_peer(index, welcome.adopted, welcome.end)
+            }
             _ if welcome.adopted > own => {
                 self.step_down(&format!("standby has adopted term {}, above {own}", welcome.adopted));
                 self.close(session, "the standby has adopted a higher term");
@@ -353,15 +368,28 @@ impl Node {
         if term != self.meta.get().adopted {
             return;
         }
-        self.adopted_while_restarting(standby, term, previous);
+        let counts = self.promotion.is_none() || self.peers[index].set_size > 0;
+        if counts {
+            self.adopted_while_restarting(standby, term, previous);
+        }
         if !matches!(self.role, Role::Restarting(_)) {
             self.offer(index, session);
         }
     }
 
-    fn handle_not_adopted(&mut self, session: SessionId, adopted: Term, end: LogEnd, history: TermHistory) {
+    fn handle_not_adopted(
+        &mut self,
+        index: usize,
+        session: SessionId,
+        adopted: Term,
+        end: LogEnd,
+        history: TermHistory,
+    ) {
         let own = self.meta.get().adopted;
         match self.role {
+            Role::Restarting(_) if self.promotion.is_some() && adopted <= own => {
+                self.heard_of_peer(index, adopted, end);
+            }
             Role::Restarting(_) => self.not_adopted_while_restarting(session, adopted, end, history),
             Role::Leading(_) if adopted > own => {
                 self.step_down(&format!("a standby has adopted term {adopted}, above {own}"));
@@ -394,6 +422,7 @@ impl Node {
             return;
         }
         let leads = self.is_leading();
+        let set_size = if leads { self.peers.len() as u16 } else { 0 };
         let peer = &mut self.peers[index];
         if !leads {
             peer.progress = Progress::new(term, start);
@@ -405,6 +434,7 @@ impl Node {
             history: self.meta.get().history.clone(),
             log_start: self.segments.log_start(),
             log_end: self.tail.end().lsn,
+            set_size,
         };
         self.send_frame(session, frame);
     }

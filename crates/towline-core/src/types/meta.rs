@@ -38,6 +38,9 @@ pub struct Meta {
     pub reported: Lsn,
     /// Cutting below this halts: acknowledged at a remote level here.
     pub acknowledged: Lsn,
+    /// How many standbys the leader that this node followed last ships to: n of SEMANTICS section 4, for its promotion. 0
+    /// when it has followed none directly: it then counts in none.
+    pub set_size: u16,
     /// Standbys that retention is held back for.
     pub standbys: Vec<RegisteredStandby>,
 }

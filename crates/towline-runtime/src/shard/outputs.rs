@@ -82,6 +82,8 @@ impl Shard {
             Output::Receive { session, at, credit } => self.sessions.receive(session, at, credit),
             Output::Ack { ticket, outcome } => self.ack(ticket, &outcome),
             Output::RuleChange { request, result } => self.rule_changed(request, result),
+            // Nobody can ask for a promotion or a pause here yet.
+            Output::Promoted { .. } | Output::Paused { .. } | Output::Standbys { .. } => {}
             Output::Apply { upto } => {
                 if let Some(applier) = &self.applier {
                     applier.apply_to(upto);

@@ -50,13 +50,15 @@ pub fn next_term(highest_seen: Term, node: NodeId) -> Term {
     Term { number: highest_seen.number.saturating_add(1), node }
 }
 
-/// Rule 3: what a restarted primary has gathered for its new term.
+/// Rules 2 and 3: what a promoted standby, or a restarted primary, has gathered for its new term.
 #[derive(Debug, Clone)]
 pub struct Candidacy {
     term: Term,
     /// The last term that this node led itself.
     led: Option<Term>,
-    /// Standbys configured: the other n nodes.
+    /// A promotion counts standbys only: not the node that led the last term.
+    superseded: Option<NodeId>,
+    /// n: the other nodes of a primary, and as many standbys of the one that is superseded.
     standbys: usize,
     /// How many of them are synchronous, by each rule that may be in force. 0 stands for no rule.
     synchronous: (usize, usize),
@@ -68,7 +70,18 @@ impl Candidacy {
     /// A candidacy for `term` among `standbys` other nodes. `synchronous` holds the smallest and the largest k of the
     /// rules that may be in force (two while a change is pending): the smaller asks for the larger quorum.
     pub fn new(term: Term, led: Option<Term>, standbys: usize, synchronous: (usize, usize)) -> Candidacy {
-        Candidacy { term, led, standbys, synchronous, adopters: BTreeSet::new(), same: BTreeSet::new() }
+        let (adopters, same) = (BTreeSet::new(), BTreeSet::new());
+        Candidacy { term, led, superseded: None, standbys, synchronous, adopters, same }
+    }
+
+    /// A standby's candidacy: `superseded` led the last term of its log, to `standbys` standbys, this one included.
+    pub fn promotion(
+        term: Term,
+        superseded: NodeId,
+        standbys: usize,
+        synchronous: (usize, usize),
+    ) -> Candidacy {
+        Candidacy { superseded: Some(superseded), ..Candidacy::new(term, None, standbys, synchronous) }
     }
 
     /// The term stood for.
@@ -78,6 +91,9 @@ impl Candidacy {
 
     /// A standby has adopted the term; `previous` is what it had adopted until then.
     pub fn adopted_by(&mut self, standby: NodeId, previous: Term) {
+        if Some(standby) == self.superseded {
+            return;
+        }
         self.adopters.insert(standby);
         if Some(previous) == self.led || bug(Bug::LeadsOnK) {
             self.same.insert(standby);
@@ -88,26 +104,38 @@ impl Candidacy {
     /// have, whose adopted term until then was exactly the last that this node led. With no rule nobody is needed.
     pub fn may_lead(&self) -> bool {
         let (fewest, most) = self.synchronous;
-        if most == 0 {
-            return true;
-        }
-        let quorum = (self.standbys + 1).saturating_sub(fewest).max(1);
-        let missing = usize::from(bug(Bug::SmallQuorum));
-        self.adopters.len() + 1 + missing >= quorum || self.same.len() >= most
+        most == 0 || self.adopters.len() + 1 >= quorum(self.standbys, fewest) || self.may_lead_by_proof(most)
+    }
+
+    /// Case (b) is a restarted primary's.
+    fn may_lead_by_proof(&self, most: usize) -> bool {
+        self.superseded.is_none() && self.same.len() >= most
+    }
+
+    /// The other nodes that have adopted the term and count.
+    pub fn adopters(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.adopters.iter().copied()
     }
 
     /// For the operator: what is missing.
     pub fn missing(&self) -> String {
         let (fewest, most) = self.synchronous;
+        let (have, needed) = (self.adopters.len() + 1, quorum(self.standbys, fewest));
+        if self.superseded.is_some() {
+            return format!("{have} of {needed} standbys have adopted term {} (itself included)", self.term);
+        }
         format!(
-            "{} of {} nodes have adopted term {} (itself included), and {} of {} standbys last followed this node",
-            self.adopters.len() + 1,
-            (self.standbys + 1).saturating_sub(fewest).max(1),
+            "{have} of {needed} nodes have adopted term {} (itself included), and {} of {most} standbys last followed this node",
             self.term,
             self.same.len(),
-            most
         )
     }
+}
+
+/// n − k + 1: as many nodes as meet every set of k among `standbys`.
+pub fn quorum(standbys: usize, k: usize) -> usize {
+    let missing = usize::from(bug(Bug::SmallQuorum));
+    (standbys + 1).saturating_sub(k).saturating_sub(missing).max(1)
 }
 
 #[cfg(test)]
@@ -161,6 +189,19 @@ mod tests {
         assert!(!candidacy.may_lead(), "an earlier own term is not enough");
         candidacy.adopted_by(NodeId(2), term(4, 9));
         assert!(candidacy.may_lead());
+    }
+
+    #[test]
+    fn a_promotion_counts_standbys_only_and_never_by_proof() {
+        // n = 2, k = 1: both standbys. The node they supersede may adopt, and does not count.
+        let mut candidacy = Candidacy::promotion(term(2, 1), NodeId(100), 2, (1, 1));
+        candidacy.adopted_by(NodeId(100), term(1, 100));
+        assert!(!candidacy.may_lead());
+        candidacy.adopted_by(NodeId(2), term(1, 100));
+        assert!(candidacy.may_lead());
+        let both = Candidacy::promotion(term(2, 1), NodeId(100), 2, (2, 2));
+        assert!(both.may_lead(), "k = n: every standby has what was acknowledged");
+        assert_eq!((quorum(3, 1), quorum(3, 2), quorum(2, 5)), (3, 2, 1));
     }
 
     #[test]

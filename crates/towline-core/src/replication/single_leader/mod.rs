@@ -2,4 +2,4 @@
 
 mod leadership;
 
-pub use leadership::{Candidacy, fork_of, may_adopt, next_term};
+pub use leadership::{Candidacy, fork_of, may_adopt, next_term, quorum};
