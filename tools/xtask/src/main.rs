@@ -2,6 +2,7 @@
 //! everything that must pass before a change is taken.
 
 mod arrows;
+mod bugs;
 mod ci;
 mod memlock;
 mod sources;
@@ -30,14 +31,20 @@ enum Command {
         #[arg(long)]
         no_bench: bool,
     },
+    /// Runs the tests against every bug on purpose; each must be caught. Writes results/bugs.md and bugs.json.
+    Bugs(bugs::Options),
     /// The tests that lock memory or start programs, in the name of an ordinary user who may lock 8 MiB. Needs root.
     UserTests,
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = bugs::as_compiler() {
+        return code;
+    }
     let result = workspace_root().and_then(|root| match Args::parse().command {
         Command::Check => check(&root),
         Command::Ci { no_bench } => ci::run(&root, !no_bench),
+        Command::Bugs(options) => bugs::run(&root, &options),
         Command::UserTests => memlock::run(&root),
     });
     match result {

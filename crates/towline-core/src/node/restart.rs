@@ -220,12 +220,14 @@ impl Node {
     fn maybe_start_term(&mut self) {
         let Role::Restarting(restart) = &mut self.role else { return };
         // A tail whose fetch broke off is flushed, or cut, before a term starts behind it.
-        let fetches = matches!(restart.phase, Phase::Fetching { .. });
-        let is_compared = restart.phase == Phase::Asking || (fetches && bug(Bug::StartBeforeCompare));
-        if !is_compared || !self.tail.is_flushed() || self.following.condemned.is_some() {
+        let is_too_early = matches!(restart.phase, Phase::Fetching { .. }) && bug(Bug::StartBeforeCompare);
+        if (restart.phase != Phase::Asking && !is_too_early)
+            || !self.tail.is_flushed()
+            || self.following.condemned.is_some()
+        {
             return;
         }
-        if !restart.candidacy.may_lead() {
+        if !restart.candidacy.may_lead() && !is_too_early {
             let missing = restart.candidacy.missing();
             if restart.told != missing {
                 restart.told.clone_from(&missing);

@@ -1,0 +1,104 @@
+//! For each bug one place that is known to catch it, and fast: what CI runs.
+
+use towline_core::bugs::Bug;
+
+/// Something that runs and may catch a bug.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Place {
+    /// One test of a program (`package/target`).
+    Test(&'static str, &'static str),
+    /// All tests of a program; its place in the list of programs.
+    Program(usize),
+    /// Simulated worlds from this seed on.
+    Worlds { from: u64, count: u64 },
+}
+
+impl Place {
+    /// Whether it needs neither a real process nor a real disk.
+    pub(crate) fn is_simulated(self) -> bool {
+        self.package().is_none_or(|package| matches!(package, "towline-core" | "towline-sim"))
+    }
+
+    /// The package of a single test.
+    pub(crate) fn package(self) -> Option<&'static str> {
+        match self {
+            Place::Test(program, _) => program.split('/').next(),
+            Place::Program(_) | Place::Worlds { .. } => None,
+        }
+    }
+}
+
+/// Where `bug` is caught at the latest.
+pub(crate) fn known(bug: Bug) -> Place {
+    match bug {
+        Bug::AckBeforeFlush => world(0),
+        Bug::UnlinkedFsync => mounted("direct_writes_of_the_ring_are_durable_and_overlap"),
+        Bug::CutAtRot => recovery("rot_in_the_middle"),
+        Bug::RecycledBatch => recovery("recycled_old_content"),
+        Bug::TailRewritten => world(0),
+        Bug::LateCompletion => unit("log::tail::tests::a_completion_from_before_a_cut_does_not_count"),
+        Bug::DirectoryNotFsynced => mounted("local_survives_a_cut"),
+        Bug::FlushedOverHole => unit("log::tail::tests::flushed_moves_only_over_an_unbroken_run"),
+        Bug::PrimaryCounts
+        | Bug::NodeCountsTwice
+        | Bug::FirstAsAny
+        | Bug::StaleRule
+        | Bug::RuleTooEarly
+        | Bug::CancelIsSuccess
+        | Bug::SilentDegrade
+        | Bug::WindowCountsPadding
+        | Bug::WindowOneRecordMore
+        | Bug::RuleForgetsTickets
+        | Bug::WindowOffByOne => Place::Test("towline-core/gate_scripts", "every_script_holds"),
+        Bug::AppliesUnflushed => world(3),
+        Bug::ApplySafeIgnored => {
+            standby("a_reader_sees_what_both_have_flushed_and_with_apply_safe_only_what_the_rule_made_safe")
+        }
+        Bug::EqualTerms => claim("of_two_terms_with_one_number_only_the_higher_node_streams"),
+        Bug::DivergentReport => {
+            claim("a_cut_is_recorded_with_the_history_that_asks_for_it_and_a_late_write_marks_nothing")
+        }
+        Bug::AdoptsFromBehind | Bug::LsnBeforeTerm => unit(
+            "replication::single_leader::leadership::tests::adoption_compares_last_term_before_lsn_and_refuses_a_sender_behind",
+        ),
+        Bug::SmallQuorum => {
+            unit("replication::single_leader::leadership::tests::the_quorum_meets_every_k_set")
+        }
+        Bug::AdoptsUnflushed => claim("an_adoption_waits_for_the_flush_of_what_was_received"),
+        Bug::AdoptionNotDurable => claim("an_adoption_is_said_only_when_it_is_durable_to_whomever_asks"),
+        Bug::LeadsOnK => claim("a_restart_needs_a_quorum_or_k_that_followed_its_last_term"),
+        Bug::StartBeforeCompare => {
+            claim("a_tail_that_a_standby_holds_is_fetched_and_flushed_before_the_term_starts")
+        }
+        Bug::TermBeyondEnd => standby("a_history_entry_beyond_the_end_of_the_log_is_not_its_last_term"),
+        Bug::ReportBeforeTerm => claim("a_report_counts_only_from_the_start_of_the_leaders_term"),
+        Bug::LockFreedEarly => {
+            Place::Test("towline-uring/process", "the_lock_outlives_a_killed_writer_until_its_writes_landed")
+        }
+        Bug::TruncatedBatch => recovery("stale_batches_of_a_truncated_term"),
+    }
+}
+
+const fn world(seed: u64) -> Place {
+    Place::Worlds { from: seed, count: 1 }
+}
+
+const fn unit(test: &'static str) -> Place {
+    Place::Test("towline-core/lib", test)
+}
+
+const fn claim(test: &'static str) -> Place {
+    Place::Test("towline-core/node_claims", test)
+}
+
+const fn standby(test: &'static str) -> Place {
+    Place::Test("towline-core/standby_claims", test)
+}
+
+const fn recovery(test: &'static str) -> Place {
+    Place::Test("towline-core/recovery_shapes", test)
+}
+
+const fn mounted(test: &'static str) -> Place {
+    Place::Test("powercut/mounted", test)
+}
