@@ -1,6 +1,6 @@
 //! A sealed log of 64 KiB, damaged in every way that one place can be: each of its 524,288 bits flipped, and its file
 //! cut off, or zeroed, from each byte on. The outcome is the same log, or a refusal that names the place; never a
-//! shorter log that is called fine.
+//! shorter log that is called fine. With a peer that holds the log, what was refused is mended, byte for byte.
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
@@ -8,8 +8,10 @@ mod recovery_support;
 
 use std::ops::Range;
 
-use recovery_support::{BLOCK, GEOMETRY, MemLog, noise};
-use towline_core::log::recovery::{Scan, Standing, Verdict};
+use recovery_support::{BLOCK, GEOMETRY, LOG, MemLog, noise};
+use towline_core::format::{SegmentHeader, SegmentVerdict};
+use towline_core::log::recovery::{Patch, Scan, ScanInput, Standing, Verdict, Wanted, mending, wanted};
+use towline_core::types::Span;
 
 /// A full segment of 64 KiB with batches of one to four blocks, and in the next one the seal that proves them.
 fn sealed() -> MemLog {
@@ -135,4 +137,97 @@ fn zeros_from_every_byte_on() {
     // The last batch rolls the segment: behind its header there are only zeros.
     let header = whole.log.files[&0].iter().rposition(|byte| *byte != 0).unwrap() + 1;
     assert_eq!(tally, Tally { identical: (65_536 - header) as u64, refused: header as u64 });
+}
+
+/// Mends the log as a node does, with what `peer` holds; false where that is of no help.
+fn mend(log: &mut MemLog, peer: &MemLog) -> bool {
+    for _ in 0..64 {
+        let found = log.scan();
+        let meta = log.meta.clone();
+        let input = ScanInput { log: LOG, geometry: GEOMETRY, meta: &meta, peer_holds: None };
+        if found.verdict == Verdict::CleanEnd {
+            return true;
+        }
+        let done = match wanted(log, input, &found).expect("memory can be read") {
+            Some(Wanted::Batches(span)) => {
+                let end = span.end.min(GEOMETRY.segment_end(GEOMETRY.segment_of(span.start)));
+                let patch =
+                    Patch { start: span.start, bytes: peer.bytes(Span::new(span.start, end)).to_vec() };
+                let spans = mending(log, input, &found, &patch).expect("memory can be read");
+                for span in &spans {
+                    log.put(span.start, patch.bytes_of(*span).expect("in the patch"));
+                }
+                !spans.is_empty()
+            }
+            Some(Wanted::Header { seq }) => {
+                let header = &peer.files[&seq][..2 * BLOCK];
+                let ours = matches!(SegmentHeader::judge(header, LOG, seq), SegmentVerdict::Ours { .. });
+                log.files.get_mut(&seq).unwrap()[..2 * BLOCK].copy_from_slice(header);
+                ours
+            }
+            Some(Wanted::Segment { seq }) => {
+                log.files.insert(seq, peer.files[&seq].clone()).is_none_or(|_| true)
+            }
+            None => false,
+        };
+        if !done {
+            return false;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_peer_mends_every_flipped_byte_and_every_truncation() {
+    let whole = Whole::new();
+    let mut log = whole.log.clone();
+    for at in 0..65_536 {
+        log.files.get_mut(&0).unwrap()[at] ^= 1 << (at % 8);
+        if log.scan().verdict != Verdict::CleanEnd {
+            assert!(mend(&mut log, &whole.log), "byte {at}");
+        }
+        log.files.get_mut(&0).unwrap()[..2 * BLOCK].copy_from_slice(&whole.log.files[&0][..2 * BLOCK]);
+        assert!(log.files == whole.log.files, "byte {at}");
+    }
+    for len in (0..65_536).step_by(97) {
+        log.files.get_mut(&0).unwrap().truncate(len);
+        assert!(mend(&mut log, &whole.log), "{len} bytes");
+        assert!(log.files == whole.log.files, "{len} bytes");
+    }
+}
+
+/// Damage in many places, and both copies of a header: mended piece by piece.
+#[test]
+fn a_peer_mends_a_log_with_holes_all_over() {
+    let whole = Whole::new();
+    let mut log = whole.log.clone();
+    for at in (100..65_536).step_by(5000) {
+        log.files.get_mut(&0).unwrap()[at] ^= 0x10;
+    }
+    log.files.get_mut(&0).unwrap()[BLOCK + 7] ^= 1;
+    assert!(mend(&mut log, &whole.log));
+    assert!(log.files == whole.log.files);
+}
+
+/// What a peer sends is checked like everything else: damage, another log's bytes or a shorter log mend nothing.
+#[test]
+fn nothing_is_written_that_does_not_belong_there() {
+    let whole = Whole::new();
+    let mut log = whole.log.clone();
+    let at = 5 * BLOCK + 300;
+    log.files.get_mut(&0).unwrap()[at] ^= 4;
+    let damaged = log.files.clone();
+    let mut rotten = whole.log.clone();
+    rotten.files.get_mut(&0).unwrap()[at + 1] ^= 4;
+    let mut other = MemLog::new();
+    for seed in 0..12 {
+        other.append(&[&noise(3000, 77 + seed)]);
+    }
+    let mut shorter = whole.log.clone();
+    shorter.files.get_mut(&0).unwrap()[3 * BLOCK..].fill(0);
+    for peer in [&rotten, &other, &shorter] {
+        assert!(!mend(&mut log, peer));
+        assert!(log.files == damaged, "a refused patch changes nothing");
+    }
+    assert!(mend(&mut log, &whole.log));
 }

@@ -170,6 +170,12 @@ fn client_frame() -> BoxedStrategy<Frame> {
         (any::<u64>(), lsn(), level()).prop_map(|(request, lsn, level)| Frame::Wait { request, lsn, level }),
         (lsn(), any::<bool>()).prop_map(|(from, unsafe_too)| Frame::Tail { from, unsafe_too }),
         (lsn(), lsn(), 0u32..2 << 20).prop_map(|(start, next, bytes)| Frame::Records { start, next, bytes }),
+        (lsn(), lsn()).prop_map(|(start, end)| Frame::ReadLog { start, end }),
+        (lsn(), lsn(), 0u32..2 << 20).prop_map(|(start, flushed, bytes)| Frame::LogBytes {
+            start,
+            flushed,
+            bytes
+        }),
         (any::<u64>(), name()).prop_map(|(request, rule)| Frame::SetRule { request, rule }),
         (any::<u64>(), lsn()).prop_map(|(request, below)| Frame::Trim { request, below }),
         (any::<u64>(), name()).prop_map(|(request, error)| Frame::Done { request, error }),
@@ -193,7 +199,7 @@ proptest! {
         prop_assert_eq!(decoded.consumed, len);
         let follows = match &frame {
             Frame::Append { lengths, .. } => lengths.iter().sum(),
-            Frame::Records { bytes, .. } => *bytes,
+            Frame::Records { bytes, .. } | Frame::LogBytes { bytes, .. } => *bytes,
             _ => 0,
         };
         prop_assert_eq!(decoded.payload_bytes, follows);

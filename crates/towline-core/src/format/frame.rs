@@ -269,6 +269,23 @@ pub enum Frame {
         /// Bytes that follow.
         bytes: u32,
     },
+    /// Send the log's own bytes, batch and segment headers included, to mend another copy with; answered by
+    /// `LogBytes` up to `end` or as far as this node has flushed.
+    ReadLog {
+        /// From here: a block, not below the start of the log's first segment.
+        start: Lsn,
+        /// Up to here.
+        end: Lsn,
+    },
+    /// Bytes of the log follow the frame as they lie in its segments.
+    LogBytes {
+        /// Where they lie.
+        start: Lsn,
+        /// The sender has flushed up to here.
+        flushed: Lsn,
+        /// Bytes that follow; none: it holds no more of what was asked for.
+        bytes: u32,
+    },
     /// Change the sync rule.
     SetRule {
         /// Chosen by the client.

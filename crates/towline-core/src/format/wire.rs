@@ -1,4 +1,4 @@
-//! The encoding of control frames: a 32-byte header, the body, and, for two kinds, payload behind it.
+//! The encoding of control frames: a 32-byte header, the body, and, for three kinds, payload behind it.
 //!
 //! ```text
 //!   magic 8 | version 2 | kind 1 | 0 | body length 4 | body CRC 4 | payload length 4 | 0 4 | header CRC 4
@@ -28,7 +28,7 @@ pub struct Decoded {
     pub frame: Frame,
     /// Bytes it took.
     pub consumed: usize,
-    /// Bytes of payload that follow it on the connection (`Append`, `Records`), else 0.
+    /// Bytes of payload that follow it on the connection (`Append`, `Records`, `LogBytes`), else 0.
     pub payload_bytes: u32,
 }
 
@@ -117,7 +117,8 @@ impl Lead {
     }
 }
 
-/// Appends the bytes of a frame. The payload of an `Append` or `Records` is the caller's to send behind them.
+/// Appends the bytes of a frame. The payload of an `Append`, `Records` or `LogBytes` is the caller's to send behind
+/// them.
 ///
 /// # Errors
 /// When a name, message or list is over its limit; `out` is as it was.

@@ -141,6 +141,22 @@ pub(super) fn write_body(frame: &Frame, out: &mut Writer<'_>) -> Result<(u8, u32
             follows = *bytes;
             RECORDS
         }
+        Frame::ReadLog { start, end } => {
+            out.lsn(*start);
+            out.lsn(*end);
+            READ_LOG
+        }
+        Frame::LogBytes { start, flushed, bytes } => {
+            if u64::from(*bytes) > MAX_BATCH_BYTES {
+                let limit = MAX_BATCH_BYTES as usize;
+                return Err(TooLong { what: "a piece of the log", len: *bytes as usize, limit });
+            }
+            out.lsn(*start);
+            out.lsn(*flushed);
+            out.u32(*bytes);
+            follows = *bytes;
+            LOG_BYTES
+        }
         Frame::SetRule { request, rule } => {
             out.u64(*request);
             out.rule(rule)?;
@@ -172,7 +188,7 @@ pub(super) fn write_body(frame: &Frame, out: &mut Writer<'_>) -> Result<(u8, u32
 
 /// Reads the body of a frame of `kind`; answers with the payload bytes that must follow it.
 pub(super) fn read_body(kind: u8, body: &[u8]) -> Result<(Frame, u32), WireError> {
-    if !(HELLO..=STATUS).contains(&kind) {
+    if !(HELLO..=LOG_BYTES).contains(&kind) {
         return Err(WireError::Kind(kind));
     }
     let mut reader = Reader(body);
@@ -239,6 +255,12 @@ fn read_fields(kind: u8, from: &mut Reader<'_>) -> Option<(Frame, u32)> {
             let (start, next, bytes) = (from.lsn()?, from.lsn()?, from.u32()?);
             follows = bytes;
             Frame::Records { start, next, bytes }
+        }
+        READ_LOG => Frame::ReadLog { start: from.lsn()?, end: from.lsn()? },
+        LOG_BYTES => {
+            let (start, flushed, bytes) = (from.lsn()?, from.lsn()?, from.u32()?);
+            follows = bytes;
+            Frame::LogBytes { start, flushed, bytes }
         }
         SET_RULE => Frame::SetRule { request: from.u64()?, rule: from.text(MAX_RULE_BYTES)? },
         TRIM => Frame::Trim { request: from.u64()?, below: from.lsn()? },
@@ -461,5 +483,7 @@ const TRIM: u8 = 22;
 const DONE: u8 = 23;
 const STATUS_REQUEST: u8 = 24;
 pub(super) const STATUS: u8 = 25;
+const READ_LOG: u8 = 26;
+const LOG_BYTES: u8 = 27;
 
 const _: () = assert!(64 + 4 * MAX_APPEND_RECORDS <= MAX_FRAME_BYTES);
