@@ -61,6 +61,9 @@ pub struct NodeOptions {
     pub apply_safe: bool,
     /// Lead without asking anybody after a restart (`--alone`).
     pub alone: bool,
+    /// Nodes (`host:port`) that may replace damaged durable bytes of the log before this node starts; none: a damaged
+    /// log is refused.
+    pub repair_from: Vec<String>,
     /// Segments prepared ahead of need.
     pub prepare_segments: u32,
     /// How long a zero-copy reservation may be held.
@@ -143,6 +146,7 @@ impl Default for NodeOptions {
             host: Host::Thread { pin: None },
             apply_safe: false,
             alone: false,
+            repair_from: Vec::new(),
             prepare_segments: 2,
             hold_limit: Duration::from_secs(1),
             spin: Duration::from_micros(200),

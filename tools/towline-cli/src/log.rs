@@ -1,4 +1,5 @@
-//! `towline log`: look at a directory without opening it as a node. Nothing is ever written.
+//! `towline log`: look at a directory without opening it as a node, and repair a damaged log. Only `repair` writes,
+//! and only over damage.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -9,7 +10,7 @@ use towline::Lsn;
 use towline_core::format::{BatchHeader, BatchKind, RecordKind, decode_rule, record_bytes};
 use towline_core::log::recovery::{BatchView, ScanError, Step, Verdict};
 use towline_core::types::{LogId, Term};
-use towline_runtime::storage::{LogReader, OpenError, records};
+use towline_runtime::storage::{LogReader, OpenError, Steps, records, repair_log};
 
 use crate::client::{Format, print_record};
 use crate::exit::{Code, Failure, Outcome};
@@ -23,6 +24,8 @@ Examples:
   towline log verify data/p          every CRC, the hash chain, counts and terms; exit code 3 for damage
   towline log dump data/p --format json | head
   towline log inspect data/p/shard-1 one shard of several
+  towline log repair data/p --from 10.0.0.2:7401
+                                     replaces damaged durable bytes by those of a node that holds the log
 
 A directory that a node has open is refused; --force reads it anyway, and its end may then lie anywhere in the tail.")]
 pub(crate) struct LogArgs {
@@ -38,6 +41,8 @@ enum LogCommand {
     Verify(DirArgs),
     /// Print the records
     Dump(DumpArgs),
+    /// Replace damaged durable bytes by those of another node; nothing else is changed
+    Repair(RepairArgs),
 }
 
 #[derive(Args)]
@@ -64,11 +69,25 @@ struct DumpArgs {
     batches: bool,
 }
 
+#[derive(Args)]
+#[command(after_help = "\
+Stop the node first. The other node, a primary or a standby, has to run. Its bytes are checked before they are
+written: place, term, hash chain, counts and every CRC; the log keeps its length. Exit code 3, and a log that is still
+refused, when no node has what is missing. A node does the same at its start with --repair-from.")]
+struct RepairArgs {
+    /// A node's directory, or one shard's
+    dir: PathBuf,
+    /// A running node that holds the log; may be repeated
+    #[arg(long, value_name = "HOST:PORT", required = true)]
+    from: Vec<String>,
+}
+
 pub(crate) fn log(args: LogArgs) -> Outcome {
     match args.command {
         LogCommand::Inspect(args) => each_shard(&args.dir, |dir| inspect(dir, args.force)),
         LogCommand::Verify(args) => each_shard(&args.dir, |dir| verify(dir, args.force)),
         LogCommand::Dump(args) => each_shard(&args.at.dir, |dir| dump(dir, &args)),
+        LogCommand::Repair(args) => each_shard(&args.dir, |dir| repair(dir, &args.from)),
     }
 }
 
@@ -280,8 +299,8 @@ fn verify(dir: &Path, force: bool) -> Outcome {
             return Err(Failure::new(
                 Code::Corrupt,
                 anyhow::anyhow!(
-                    "{}: durable bytes {} to {} are damaged: {why}; {held}; a node refuses this log: copy the range from \
-                     another node, or restore it",
+                    "{}: durable bytes {} to {} are damaged: {why}; {held}; a node refuses this log: `towline log repair` \
+                     fetches the range from another node",
                     dir.display(),
                     span.start,
                     span.end
@@ -290,6 +309,17 @@ fn verify(dir: &Path, force: bool) -> Outcome {
         }
     }
     Ok(())
+}
+
+fn repair(dir: &Path, from: &[String]) -> Outcome {
+    let lines = repair_log(dir, from, &Steps::default()).map_err(open_failure)?;
+    if lines.is_empty() {
+        out::line(&format!("{}: nothing is damaged", dir.display()))?;
+    }
+    for line in lines {
+        out::line(&format!("{}: {line}", dir.display()))?;
+    }
+    verify(dir, false)
 }
 
 fn dump(dir: &Path, args: &DumpArgs) -> Outcome {

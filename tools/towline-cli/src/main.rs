@@ -72,7 +72,7 @@ enum Command {
     Rule(client::RuleArgs),
     /// Let a running primary recycle what lies below an LSN
     Trim(client::TrimArgs),
-    /// Look at a directory without opening it as a node
+    /// Look at a directory without opening it as a node, or repair a damaged log
     Log(log::LogArgs),
     /// Show a run again: tables, and the page written anew
     Report(report::ReportArgs),

@@ -1,6 +1,7 @@
 //! Connections of clients: appends, waits, tails and questions over the socket, pipelined, all bounded.
 
 pub(crate) mod connection;
+mod reading;
 pub(crate) mod tickets;
 
 use std::os::fd::OwnedFd;
@@ -8,7 +9,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::SendFlags;
 use towline_core::format::{Frame, Outcome, RefusalCode, encode_frame};
 use towline_core::node::TicketOutcome;
-use towline_core::types::TicketId;
+use towline_core::types::{Span, TicketId};
 use towline_uring::Completion;
 
 use super::batch::Batches;
@@ -125,14 +126,21 @@ impl Clients {
         }
     }
 
+    /// A client asked for the log's own bytes.
+    pub(crate) fn read_log(&mut self, client: u64, span: Span, core: &Core) {
+        if let Some(connection) = self.find(client) {
+            connection.read_log(span, core);
+        }
+    }
+
     /// Whether a send is on its way.
     pub(crate) fn has_sends(&self) -> bool {
         self.open.iter().any(Connection::has_send)
     }
 
-    /// Whether a tailed batch can go on to its client.
-    pub(crate) fn has_tail(&self) -> bool {
-        self.open.iter().any(Connection::has_tail)
+    /// Whether something that was read can go on to its client.
+    pub(crate) fn has_read(&self) -> bool {
+        self.open.iter().any(Connection::has_read)
     }
 
     /// Bytes that wait for room, need another turn.

@@ -237,6 +237,7 @@ fn storage_options(number: u16, options: &NodeOptions, node: Option<NodeId>) -> 
         buffered: options.buffered,
         flush_depth: options.flush_depth,
         calibrate: options.calibrate && options.primitive.is_none(),
+        repair_from: options.repair_from.clone(),
         ..StorageOptions::default()
     }
 }

@@ -110,7 +110,7 @@ impl Shard {
             || self.writes.has_flushed()
             || self.batches.wants_turn(self.core.ring.arena(), &self.core.brain.node)
             || self.applier.as_ref().is_some_and(|applier| applier.told() != self.applied_told)
-            || self.clients.has_tail()
+            || self.clients.has_read()
     }
 
     fn has_own_work(&self) -> bool {
@@ -266,6 +266,7 @@ impl Shard {
                 let tail = self.handle().tail(from, !unsafe_too);
                 self.clients.follow(client, tail, &self.core);
             }
+            Asked::ReadLog { span } => self.clients.read_log(client, span, &self.core),
             Asked::Status => {
                 let json =
                     serde_json::to_string(&self.status()).unwrap_or_else(|error| format!("\"{error}\""));

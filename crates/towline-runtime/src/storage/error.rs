@@ -121,8 +121,8 @@ pub enum OpenError {
     },
     /// Durable bytes of the log are damaged or missing.
     #[error(
-        "{path}: durable bytes {} to {} of the log are damaged: {why}; nothing was changed, `towline log verify` \
-         shows more, a copy of the range on another node can replace it",
+        "{path}: durable bytes {} to {} of the log are damaged: {why}; nothing was cut, `towline log verify` \
+         shows more, `towline log repair` fetches a copy of the range from another node",
         .span.start, .span.end
     )]
     Corrupt {

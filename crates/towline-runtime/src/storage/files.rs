@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use rustix::fs::{Advice, fadvise};
 use towline_core::log::recovery::{ScanError, SegmentFile, SegmentSource, SourceError};
@@ -29,6 +30,14 @@ impl Files {
             files.insert(seq, (file, bytes));
         }
         Ok(Files { files })
+    }
+
+    /// Reads segment `seq` from another file.
+    pub(crate) fn replace(&mut self, seq: u64, file: File) -> Result<(), OpenError> {
+        let io = |e| OpenError::io("look at", &PathBuf::from(format!("the new file of segment {seq}")), e);
+        let bytes = file.metadata().map_err(io)?.len();
+        self.files.insert(seq, (file, bytes));
+        Ok(())
     }
 
     /// Makes what lies in the files durable: never decide on bytes that the next crash may take back.

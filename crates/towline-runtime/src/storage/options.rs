@@ -52,6 +52,9 @@ pub struct StorageOptions {
     pub arena_dir: Option<PathBuf>,
     /// Segments of a trimmed log that are kept to be recycled.
     pub spare_segments: usize,
+    /// Nodes (`host:port`) that may replace durable bytes of the log that are damaged here, asked in this order.
+    /// None: a damaged log is refused.
+    pub repair_from: Vec<String>,
     /// Tests end the storage after some durable steps.
     pub steps: Steps,
 }
@@ -72,6 +75,7 @@ impl Default for StorageOptions {
             lock_wait: Duration::from_millis(1500),
             arena_dir: Some(PathBuf::from("/dev/shm")),
             spare_segments: 4,
+            repair_from: Vec::new(),
             steps: Steps::default(),
         }
     }

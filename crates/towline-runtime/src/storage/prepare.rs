@@ -45,6 +45,21 @@ impl Plan<'_> {
         made
     }
 
+    /// Makes the file under its temporary name, filled with zeros and with its header, for content to be put into.
+    pub(crate) fn begin(&self) -> Result<(PathBuf, DataFile), OpenError> {
+        let temp = self.layout.segment_temp(self.seq);
+        remove_if_there(&temp)?;
+        let file = self.fill(&temp, &mut || {})?;
+        self.write_header(&file)?;
+        Ok((temp, file))
+    }
+
+    /// Puts a file that was begun, and has been flushed, in place of whatever has its name.
+    pub(crate) fn finish(&self, temp: &Path) -> Result<(), OpenError> {
+        self.steps.take("put a segment in place")?;
+        rename_durable(temp, &self.layout.segment(self.seq)).map_err(OpenError::file)
+    }
+
     fn make_at(
         &self,
         temp: &Path,

@@ -1,6 +1,6 @@
 //! Recovery at open: the core judges the end of the log, this carries the verdict out.
 //!
-//! Order: flush the files → scan → take over what a killed process left in its arena → record the span that goes →
+//! Order: flush the files → scan → fetch what is damaged from the nodes named for it → take over what a killed process left in its arena → record the span that goes →
 //! keep a copy → zero → flush → scan again. A crash between any two of these leaves a log that recovers to the same
 //! end; a corrupt log is left as it was found.
 
@@ -17,6 +17,7 @@ use super::error::OpenError;
 use super::files::{Files, unreadable};
 use super::meta_file::{MetaFile, write_failed};
 use super::options::{Purpose, StorageOptions};
+use super::repair::Repair;
 use super::segments::Segments;
 
 /// What recovery works on.
@@ -37,7 +38,13 @@ pub(crate) fn recover(
     notes: &mut Vec<String>,
 ) -> Result<Recovered, OpenError> {
     let mut cut = None;
-    let mut found = world.scan(meta)?;
+    let mut found = match world.scan(meta) {
+        Err(OpenError::Corrupt { .. }) if !world.options.repair_from.is_empty() => {
+            world.fetch_damaged(meta, notes)?;
+            world.scan(meta)?
+        }
+        found => found?,
+    };
     world.repair(&found, notes)?;
     if world.take_over_arena(&found, file, meta, notes)? {
         found = world.scan(meta)?;
@@ -76,6 +83,13 @@ impl World<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Replaces damaged durable bytes by those of the nodes that were named for it.
+    fn fetch_damaged(&self, meta: &Meta, notes: &mut Vec<String>) -> Result<(), OpenError> {
+        let StorageOptions { shard, repair_from, steps, .. } = self.options;
+        let (layout, mode, log) = (self.segments.layout(), self.segments.mode(), (self.log, self.geometry));
+        Repair::new(layout, mode, log, *shard, repair_from, steps.clone()).run(meta, notes)
     }
 
     fn refuse(&self, files: &Files, span: Span, why: Why) -> OpenError {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use towline_core::log::Recovered;
@@ -66,7 +67,7 @@ impl ShardDir {
         if !was_there {
             layout.make_root(&options.steps)?;
         }
-        let opened = lock(&layout, options).and_then(|lock| open_locked(&layout, options, lock));
+        let opened = lock(&layout, options.lock_wait).and_then(|lock| open_locked(&layout, options, lock));
         if !was_there && opened.as_ref().is_err_and(|error| !matches!(error, OpenError::Stopped(_))) {
             remove_unmade(&layout);
         }
@@ -249,8 +250,8 @@ fn refuse_foreign(layout: &Layout) -> Result<bool, OpenError> {
     Err(OpenError::ForeignFiles { path: root.to_owned(), names: foreign.join(", ") })
 }
 
-fn lock(layout: &Layout, options: &StorageOptions) -> Result<DirLock, OpenError> {
-    let lock = DirLock::acquire(layout.root(), options.lock_wait).map_err(|error| match error {
+pub(super) fn lock(layout: &Layout, wait: Duration) -> Result<DirLock, OpenError> {
+    let lock = DirLock::acquire(layout.root(), wait).map_err(|error| match error {
         LockError::Locked { dir } => OpenError::Locked { path: dir, holder: read_holder(&layout.lock()) },
         LockError::Io { path, source } => OpenError::io("lock", &path, source),
     })?;

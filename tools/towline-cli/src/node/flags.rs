@@ -82,6 +82,11 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     #[serde(default, deserialize_with = "toml_duration")]
     heartbeat: Option<Duration>,
+    /// A node that may replace damaged durable bytes of this log at the start; may be repeated. A primary also asks
+    /// its standbys [default: a damaged log is refused]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(default)]
+    repair_from: Vec<String>,
     /// Record every input of the state machines into `FILE.SHARD`, to be replayed
     #[arg(long, value_name = "FILE")]
     record_inputs: Option<PathBuf>,
@@ -236,6 +241,12 @@ impl NodeFlags {
             return Err(Failure::usage("--flush-depth 0: at least one flush must be in flight"));
         }
         let standard = NodeOptions::default();
+        let standbys: Vec<PeerAddress> =
+            self.standby.iter().map(|text| parse_standby(text)).collect::<Result<_, _>>()?;
+        let mut repair_from = self.repair_from;
+        if role == Role::Primary {
+            repair_from.extend(standbys.iter().map(|standby| standby.address.clone()));
+        }
         let retention_bytes = self.retention_bytes.unwrap_or(standard.retention_bytes);
         let options = NodeOptions {
             dir,
@@ -244,7 +255,8 @@ impl NodeFlags {
             shards: self.shards.unwrap_or(standard.shards),
             listen: Some(self.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7401)))),
             metrics: self.metrics,
-            standbys: self.standby.iter().map(|text| parse_standby(text)).collect::<Result<_, _>>()?,
+            standbys,
+            repair_from,
             segment_bytes: self.segment_bytes.unwrap_or(standard.segment_bytes),
             arena_bytes: self.arena_bytes.unwrap_or(standard.arena_bytes),
             in_flight_bytes: self.in_flight_bytes.unwrap_or(standard.in_flight_bytes),
@@ -336,14 +348,18 @@ fn one_of<T: PartialEq>(key: &str, flag: Option<T>, file: Option<T>) -> Result<O
 }
 
 macro_rules! merge {
-    ($kind:ident { $($field:ident = $key:literal),* $(,)? } $(lists { $list:ident = $list_key:literal })?) => {
+    ($kind:ident { $($field:ident = $key:literal),* $(,)? } $(lists { $($list:ident = $list_key:literal),* })?) => {
         impl Merge for $kind {
-            const KEYS: &'static [&'static str] = &[$($key,)* $($list_key)?];
+            const KEYS: &'static [&'static str] = &[$($key,)* $($($list_key,)*)?];
 
             fn merge(self, file: $kind) -> Result<$kind, Failure> {
                 Ok($kind {
                     $($field: one_of($key, self.$field, file.$field)?,)*
-                    $($list: one_of($list_key, Some(self.$list).filter(|list| !list.is_empty()), Some(file.$list).filter(|list| !list.is_empty()))?.unwrap_or_default(),)?
+                    $($($list: one_of(
+                        $list_key,
+                        Some(self.$list).filter(|list| !list.is_empty()),
+                        Some(file.$list).filter(|list| !list.is_empty()),
+                    )?.unwrap_or_default(),)*)?
                 })
             }
         }
@@ -356,7 +372,7 @@ merge!(NodeFlags {
     retention_bytes = "retention-bytes", hold_bytes = "hold-bytes", prepare_segments = "prepare-segments",
     buffered = "buffered", primitive = "primitive", flush_depth = "flush-depth", host = "host", pin = "pin",
     until_input_ends = "until-input-ends", spin = "spin", heartbeat = "heartbeat", record_inputs = "record-inputs",
-} lists { standby = "standby" });
+} lists { standby = "standby", repair_from = "repair-from" });
 merge!(PrimaryFlags {
     sync_rule = "sync-rule", degrade_after = "degrade-after", retain = "retain", alone = "alone",
 });

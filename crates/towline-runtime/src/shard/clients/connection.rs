@@ -1,23 +1,22 @@
 //! One client's connection.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::TryRecvError;
 use towline_core::format::{Committed, Frame, Outcome, RefusalCode, WireError, decode_frame};
 use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_FRAME_BYTES};
-use towline_core::types::{Level, Lsn, TicketId, Window};
+use towline_core::types::{Level, Lsn, Span, TicketId, Window};
 use towline_uring::{Completion, PoolBuf, RingFd};
 
+use super::reading::{Piece, Reading, refuse_span};
 use super::tickets::{ClientTickets, Waiting};
 use crate::clock::now_ns;
 use crate::error::{AppendError, TailError};
+use crate::handle::Tail;
 use crate::handle::append::{checked_bytes, put_records, refused};
-use crate::handle::shared::QueuedTicket;
-use crate::handle::{Tail, TailBatch};
+use crate::handle::shared::{Marks, QueuedTicket};
 use crate::shard::batch::Batches;
 use crate::shard::core::Core;
 use crate::shard::sessions::outgoing::{Outgoing, Port};
@@ -37,7 +36,7 @@ pub(crate) struct Connection {
     unanswered: usize,
     /// The append at the head of `arrived` found no room.
     stalled: bool,
-    tailer: Option<Tailer>,
+    reading: Option<Reading>,
     state: State,
 }
 
@@ -55,6 +54,7 @@ enum State {
 pub(crate) enum Asked {
     Wait { ticket: TicketId, lsn: Lsn, level: Level },
     Tail { from: Lsn, unsafe_too: bool },
+    ReadLog { span: Span },
     SetRule { request: u64, rule: String },
     Trim { request: u64, below: Lsn },
     Status,
@@ -82,7 +82,7 @@ impl Connection {
             out: Outgoing::default(),
             unanswered: 0,
             stalled: false,
-            tailer: None,
+            reading: None,
             state: State::Open,
         }
     }
@@ -113,7 +113,7 @@ impl Connection {
     ) {
         if self.state == State::Open {
             self.parse(core, batches, tickets, asked);
-            self.take_tail();
+            self.take_read();
         }
         match self.state {
             State::Dead => return,
@@ -254,6 +254,9 @@ impl Connection {
                 }
             }
             Frame::Tail { from, unsafe_too } => asked.push((self.id, Asked::Tail { from, unsafe_too })),
+            Frame::ReadLog { start, end } => {
+                asked.push((self.id, Asked::ReadLog { span: Span { start, end } }));
+            }
             Frame::SetRule { request, rule } => asked.push((self.id, Asked::SetRule { request, rule })),
             Frame::Trim { request, below } => asked.push((self.id, Asked::Trim { request, below })),
             Frame::StatusRequest => asked.push((self.id, Asked::Status)),
@@ -339,42 +342,67 @@ impl Connection {
         Ok(())
     }
 
-    /// Starts to follow the log for this client: on a thread of its own, since segment files may have to be read.
+    /// Starts to follow the log for this client.
     pub(crate) fn follow(&mut self, tail: Result<Tail, TailError>, core: &Core) {
         let started = match tail {
-            Ok(tail) => Tailer::start(tail, core).map_err(|error| format!("no thread for a tail: {error}")),
+            Ok(tail) => {
+                Reading::records(tail, core).map_err(|error| format!("no thread for a tail: {error}"))
+            }
             Err(error) => Err(error.to_string()),
         };
+        self.begin(started);
+    }
+
+    /// Starts to send the log's own bytes to this client.
+    pub(crate) fn read_log(&mut self, span: Span, core: &Core) {
+        let log_start = Marks::lsn(&core.shared.marks.log_start);
+        let geometry = core.files.segments().log().map(|(_, geometry)| geometry);
+        let started = match refuse_span(span, log_start, geometry) {
+            None => Reading::log(span, core).map_err(|error| format!("no thread to read the log: {error}")),
+            Some(why) => Err(why),
+        };
+        self.begin(started);
+    }
+
+    fn begin(&mut self, started: Result<Reading, String>) {
         match started {
-            Ok(tailer) => self.tailer = Some(tailer),
+            Ok(reading) => self.reading = Some(reading),
             Err(why) => self.refuse(RefusalCode::Unavailable, why),
         }
     }
 
-    /// Moves tailed batches to the socket, as long as the client takes them.
-    fn take_tail(&mut self) {
-        while self.out.queued_bytes() < TAIL_QUEUED_BYTES {
-            let Some(tailer) = &self.tailer else { return };
-            match tailer.batches.try_recv() {
-                Ok(Ok(batch)) => {
+    /// Moves what was read to the socket, as long as the client takes it.
+    fn take_read(&mut self) {
+        while self.out.queued_bytes() < READ_QUEUED_BYTES {
+            let Some(reading) = &self.reading else { return };
+            let (frame, bytes, last) = match reading.next() {
+                Ok(Ok(Piece::Records(batch))) => {
                     let bytes = batch.bytes.len() as u32;
-                    self.push(&Frame::Records { start: batch.start, next: batch.next, bytes });
-                    if self.state == State::Dead {
-                        return;
-                    }
-                    if self.out.push_bytes(&batch.bytes).is_err() {
-                        return self.fail();
-                    }
+                    (Frame::Records { start: batch.start, next: batch.next, bytes }, batch.bytes, false)
                 }
-                Ok(Err(error)) => {
-                    self.tailer = None;
-                    return self.refuse(RefusalCode::Unavailable, error.to_string());
+                Ok(Ok(Piece::Log { start, flushed, bytes })) => {
+                    let (len, last) = (bytes.len() as u32, bytes.is_empty());
+                    (Frame::LogBytes { start, flushed, bytes: len }, bytes, last)
+                }
+                Ok(Err(why)) => {
+                    self.reading = None;
+                    return self.refuse(RefusalCode::Unavailable, why);
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
-                    self.tailer = None;
+                    self.reading = None;
                     return self.close();
                 }
+            };
+            self.push(&frame);
+            if self.state == State::Dead {
+                return;
+            }
+            if self.out.push_bytes(&bytes).is_err() {
+                return self.fail();
+            }
+            if last {
+                self.reading = None;
             }
         }
     }
@@ -393,7 +421,7 @@ impl Connection {
 
     pub(crate) fn fail(&mut self) {
         self.state = State::Dead;
-        self.tailer = None;
+        self.reading = None;
         // Every operation on the socket ends with this; it may have ended by itself before.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
@@ -411,49 +439,9 @@ impl Connection {
         self.stalled
     }
 
-    /// A tailed batch is there, and the client takes bytes.
-    pub(crate) fn has_tail(&self) -> bool {
-        self.out.queued_bytes() < TAIL_QUEUED_BYTES
-            && self.tailer.as_ref().is_some_and(|tailer| !tailer.batches.is_empty())
-    }
-}
-
-/// A thread that reads the log for one client, a few batches ahead.
-struct Tailer {
-    batches: Receiver<Result<TailBatch, TailError>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Tailer {
-    fn start(tail: Tail, core: &Core) -> std::io::Result<Tailer> {
-        let (to, batches): (Sender<Result<TailBatch, TailError>>, _) = bounded(TAIL_AHEAD);
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, shared) = (Arc::clone(&stop), Arc::clone(&core.shared));
-        let mut tail = tail;
-        let thread = std::thread::Builder::new().name("towline-tail".to_owned()).spawn(move || {
-            while !stopped.load(Ordering::Acquire) {
-                let Some(batch) = tail.next_within(TAIL_LOOK) else { return };
-                let Some(batch) = batch.transpose() else { continue };
-                let failed = batch.is_err();
-                if to.send(batch).is_err() {
-                    return;
-                }
-                shared.wake.notify();
-                if failed {
-                    return;
-                }
-            }
-        })?;
-        Ok(Tailer { batches, stop, thread: Some(thread) })
-    }
-}
-
-impl Drop for Tailer {
-    fn drop(&mut self) {
-        // The thread notices within its next look, or when it finds the channel closed; nobody waits for it.
-        self.stop.store(true, Ordering::Release);
-        drop(self.thread.take());
+    /// Something was read, and the client takes bytes.
+    pub(crate) fn has_read(&self) -> bool {
+        self.out.queued_bytes() < READ_QUEUED_BYTES && self.reading.as_ref().is_some_and(Reading::has_next)
     }
 }
 
@@ -464,8 +452,6 @@ const KEPT_BYTES: usize = 64 << 10;
 const MAX_UNANSWERED: usize = 4096;
 /// Answers that may wait for a client before nothing more is taken from it.
 const MAX_ANSWERS: usize = 1 << 20;
-const TAIL_QUEUED_BYTES: usize = 256 << 10;
-const TAIL_AHEAD: usize = 2;
-const TAIL_LOOK: Duration = Duration::from_millis(100);
+const READ_QUEUED_BYTES: usize = 256 << 10;
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 const SLOW_LIMIT: Duration = Duration::from_secs(30);

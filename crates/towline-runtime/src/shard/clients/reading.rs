@@ -1,0 +1,134 @@
+//! Reading the log for one client, on a thread of its own: segment files may have to be read from the disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
+use towline_core::types::{Geometry, Lsn, Span};
+
+use crate::error::TailError;
+use crate::handle::shared::Marks;
+use crate::handle::{Tail, TailBatch};
+use crate::shard::core::Core;
+use crate::storage::Segments;
+
+/// What a client gets to read.
+pub(super) enum Piece {
+    /// The records of one batch.
+    Records(TailBatch),
+    /// The log's own bytes.
+    Log { start: Lsn, flushed: Lsn, bytes: Bytes },
+}
+
+/// A thread that reads the log for one client, a few pieces ahead.
+pub(super) struct Reading {
+    pieces: Receiver<Result<Piece, String>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reading {
+    /// Follows the log's records.
+    pub(super) fn records(mut tail: Tail, core: &Core) -> std::io::Result<Reading> {
+        let shared = Arc::clone(&core.shared);
+        Reading::start(move |to, stopped| {
+            while !stopped.load(Ordering::Acquire) {
+                let Some(batch) = tail.next_within(TAIL_LOOK) else { return };
+                let Some(batch) = batch.transpose() else { continue };
+                let failed = batch.is_err();
+                let piece = batch.map(Piece::Records).map_err(|error: TailError| error.to_string());
+                if to.send(piece).is_err() {
+                    return;
+                }
+                shared.wake.notify();
+                if failed {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// Reads the log's own bytes in `span`, as far as they are flushed; then an empty piece.
+    pub(super) fn log(span: Span, core: &Core) -> std::io::Result<Reading> {
+        let (shared, segments) = (Arc::clone(&core.shared), core.files.segments().clone());
+        Reading::start(move |to, stopped| {
+            let mut at = span.start;
+            while !stopped.load(Ordering::Acquire) {
+                let flushed = Marks::lsn(&shared.marks.flushed);
+                let piece = read_log(&segments, Span::new(at, span.end.min(flushed)), flushed);
+                let (read, ended) = match &piece {
+                    Ok(Piece::Log { bytes, .. }) => (bytes.len() as u64, bytes.is_empty()),
+                    _ => (0, true),
+                };
+                at = at.plus(read);
+                if to.send(piece).is_err() {
+                    return;
+                }
+                shared.wake.notify();
+                if ended {
+                    return;
+                }
+            }
+        })
+    }
+
+    fn start(
+        run: impl FnOnce(&Sender<Result<Piece, String>>, &AtomicBool) + Send + 'static,
+    ) -> std::io::Result<Reading> {
+        let (to, pieces) = bounded(PIECES_AHEAD);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread =
+            std::thread::Builder::new().name("towline-tail".to_owned()).spawn(move || run(&to, &stopped))?;
+        Ok(Reading { pieces, stop, thread: Some(thread) })
+    }
+
+    /// The next piece, if one is there.
+    pub(super) fn next(&self) -> Result<Result<Piece, String>, TryRecvError> {
+        self.pieces.try_recv()
+    }
+
+    /// Whether one is there.
+    pub(super) fn has_next(&self) -> bool {
+        !self.pieces.is_empty()
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        // The thread notices within its next look, or when it finds the channel closed; nobody waits for it.
+        self.stop.store(true, Ordering::Release);
+        drop(self.thread.take());
+    }
+}
+
+/// The first piece of `span`: of one segment, and at most as long as one send.
+fn read_log(segments: &Segments, span: Span, flushed: Lsn) -> Result<Piece, String> {
+    let Some((_, geometry)) = segments.log() else { return Err("this node has no log yet".to_owned()) };
+    if span.start >= span.end {
+        return Ok(Piece::Log { start: span.start, flushed, bytes: Bytes::new() });
+    }
+    let seq = geometry.segment_of(span.start);
+    let end = span.end.min(geometry.segment_end(seq)).min(span.start.plus(MAX_SEND_BYTES));
+    let map = segments.map(seq).map_err(|error| error.to_string())?;
+    let mut bytes = vec![0; end.bytes_since(span.start) as usize];
+    map.read_at(span.start, &mut bytes).map_err(|error| error.to_string())?;
+    Ok(Piece::Log { start: span.start, flushed, bytes: Bytes::from(bytes) })
+}
+
+/// Why bytes of the log cannot be read as asked.
+pub(super) fn refuse_span(span: Span, log_start: Lsn, geometry: Option<Geometry>) -> Option<String> {
+    let Some(geometry) = geometry else { return Some("this node has no log yet".to_owned()) };
+    if !span.start.0.is_multiple_of(BLOCK_BYTES) || span.start > span.end {
+        return Some(format!("{} to {} are no blocks of the log", span.start, span.end));
+    }
+    let first = geometry.segment_start(geometry.segment_of(log_start));
+    (span.start < first).then(|| format!("the log starts at {log_start} here: what lies before is trimmed"))
+}
+
+const PIECES_AHEAD: usize = 2;
+const TAIL_LOOK: Duration = Duration::from_millis(100);
