@@ -14,6 +14,7 @@ pub(crate) fn compute(results: &[PointResult], facts: &Facts) -> Vec<Check> {
     rows.extend(window_rows(results));
     rows.extend(steady_rows(results));
     rows.extend(memory_rows(facts));
+    rows.push(instrument_row(facts));
     rows
 }
 
@@ -275,6 +276,23 @@ fn memory_rows(facts: &Facts) -> Vec<Check> {
     ]
 }
 
+/// Ratios of neighbouring slices with and without: a floor is not needed.
+fn instrument_row(facts: &Facts) -> Check {
+    let ratios: Vec<f64> = facts.instrument.iter().map(|cost| cost.ratio).collect();
+    let pairs: u32 = facts.instrument.iter().map(|cost| cost.pairs).sum();
+    let mut row = Row {
+        measure: "timing every record at every watermark: p50 with against without",
+        bar: "≤ 1.03 ×",
+        unit: "×",
+        values: ratios,
+        floor: None,
+        met: |value| value <= 1.03,
+    }
+    .check();
+    row.note = row.value.map(|_| format!("{pairs} pairs of neighbouring slices"));
+    row
+}
+
 struct Row {
     measure: &'static str,
     bar: &'static str,
@@ -325,6 +343,7 @@ fn median<'a>(
 fn is_closed(result: &PointResult, level: Level, clients: u32) -> bool {
     let point = &result.point;
     result.level == level
+        && !OTHER_EXPERIMENTS.contains(&point.experiment.as_str())
         && point.load.arrival == Arrival::Closed(clients)
         && point.load.threads.is_none()
         && point.window.is_none()
@@ -333,6 +352,8 @@ fn is_closed(result: &PointResult, level: Level, clients: u32) -> bool {
         && point.client == towline_report::schema::Client::Embedded
 }
 
+/// Their clusters or loads are varied on purpose; some of their points look like those of a bar.
+const OTHER_EXPERIMENTS: [&str; 6] = ["standbys", "sync_rules", "shards", "rtt", "timeline", "mixed"];
 /// What the sampling of gauges itself allocates, per commit.
 const ALLOCATIONS_OF_WATCHING: f64 = 0.02;
 /// Fewer repetitions have no interval worth the name.

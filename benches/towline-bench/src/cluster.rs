@@ -179,6 +179,18 @@ impl RunningCluster {
         self.cluster.standbys.iter().map(words).collect()
     }
 
+    /// Hands out the first standby that was started here, to be stopped and let go on, until it is given back.
+    pub(crate) fn take_standby(&mut self) -> Option<Process> {
+        self.cluster.standbys.first_mut().and_then(|node| node.process.take())
+    }
+
+    /// Takes the first standby back.
+    pub(crate) fn give_back(&mut self, process: Process) {
+        if let Some(node) = self.cluster.standbys.first_mut() {
+            node.process = Some(process);
+        }
+    }
+
     /// Stops the primary cleanly, then the standbys. The directories stay until the drop.
     pub(crate) fn stop(&mut self) -> Result<(), BenchError> {
         if let Some(primary) = self.cluster.primary.take() {

@@ -22,6 +22,20 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Both together.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        let both = |one: Option<u64>, other: Option<u64>| Some(one? + other?);
+        Self {
+            submitting_enters: both(self.submitting_enters, other.submitting_enters),
+            enters: self.enters + other.enters,
+            flushes: self.flushes + other.flushes,
+            batches: self.batches + other.batches,
+            degraded_acks: self.degraded_acks + other.degraded_acks,
+            standby_payload_bytes: self.standby_payload_bytes + other.standby_payload_bytes,
+            allocations: both(self.allocations, other.allocations),
+        }
+    }
+
     /// What was added since `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let between = |now: Option<u64>, then: Option<u64>| Some(now?.saturating_sub(then?));

@@ -51,6 +51,19 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    /// Adds a later part of the same load.
+    pub(crate) fn merge(&mut self, later: &Self) {
+        self.recorder.merge(&later.recorder);
+        // The same bounds everywhere, so adding cannot fail.
+        let _ = self.exposure_bytes.add(&later.exposure_bytes);
+        self.counters = self.counters.plus(&later.counters);
+        self.ring_workers = self.ring_workers.max(later.ring_workers);
+        self.duration += later.duration;
+        let larger = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one.max(other));
+        self.steal_percent = larger(self.steal_percent, later.steal_percent);
+        self.pressure_percent = larger(self.pressure_percent, later.pressure_percent);
+    }
+
     /// Acknowledgements per second.
     pub(crate) fn per_s(&self) -> f64 {
         self.recorder.acked as f64 / self.duration.as_secs_f64()

@@ -27,6 +27,8 @@ pub struct BenchOptions {
     pub rate_per_s: Option<f64>,
     /// Measured time of each point, ms.
     pub duration_ms: Option<u64>,
+    /// How long a standby is stopped, ms (`memory`, `stall`).
+    pub stopped_ms: Option<u64>,
     /// How often each point is measured.
     pub repetitions: Option<u32>,
     /// Shards of the primary.
@@ -67,6 +69,7 @@ impl Default for BenchOptions {
             clients: None,
             rate_per_s: None,
             duration_ms: None,
+            stopped_ms: None,
             repetitions: None,
             shards: None,
             link_rtt_us: None,
@@ -103,6 +106,7 @@ impl BenchOptions {
             record_bytes: self.record_bytes,
             rate_per_s: self.rate_per_s,
             duration_ms: self.duration_ms,
+            stopped_ms: self.stopped_ms,
             repetitions: self.repetitions,
             shards: self.shards,
             link_rtt_us: self.link_rtt_us,

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 use towline_core::types::{Level, Window};
 use towline_report::histograms::TaggedHistogram;
-use towline_report::schema::{self, Client, FloorsOfRepetition, Load, Point, Spread};
+use towline_report::schema::{self, Client, Detail, FloorsOfRepetition, Load, Point, Spread};
 use towline_report::stats::{latency_of, spread_of};
 use towline_report::{FolderError, RunFolder};
 
@@ -110,7 +110,7 @@ impl PointResult {
             durable: None,
             survives: None,
             connections: None,
-            detail: Default::default(),
+            detail: detail(experiment, spec, measured),
         };
         Self {
             point,
@@ -206,14 +206,27 @@ fn achieved(counts: &[u64; 5]) -> BTreeMap<schema::Level, u64> {
     counted.filter(|(_, count)| *count > 0).collect()
 }
 
+/// What only some points have.
+fn detail(experiment: &Experiment, spec: &PointSpec, measured: &Measured) -> Detail {
+    let recorder = &measured.recorder;
+    let open = matches!(spec.load, PointLoad::Open(_)) && recorder.offered > 0;
+    Detail {
+        arrivals: open.then(|| experiment.arrivals.words()),
+        generator_lag_ns: open.then(|| latency_of(&recorder.lag_ns)),
+        kept_up: open.then(|| recorder.kept_up()),
+        cpu_pressure_percent: measured.pressure_percent,
+        ..Detail::default()
+    }
+}
+
 /// What a reader must know before believing the point.
 fn note(measured: &Measured, spec: &PointSpec) -> Option<String> {
     let recorder = &measured.recorder;
     let mut notes = Vec::new();
     if recorder.offered > 0 && !recorder.kept_up() {
         notes.push(format!(
-            "the load was not kept up: appends were made {} µs late in the median",
-            recorder.lag_ns.value_at_quantile(0.5) / 1000
+            "refused: the generator could not keep up, a tenth of its appends were made more than {} µs late",
+            recorder.lag_ns.value_at_quantile(0.9) / 1000
         ));
     }
     if recorder.offered > 0 && !recorder.took_it() {

@@ -3,6 +3,7 @@
 use crate::cluster::NodeSizes;
 use crate::count::{Counters, ring_workers};
 use crate::error::BenchError;
+use crate::load::timeline::{OWN_MARKS, STANDBY_MARKS};
 use crate::load::{Pending, Target};
 use crate::measure::Observer;
 use crate::plan::{ClientKind, Experiment, HostKind};
@@ -191,6 +192,18 @@ impl Target for Primary {
         }
     }
 
+    #[inline]
+    fn watermarks(&self, shard: usize, into: &mut [Lsn]) {
+        let Way::Embedded { shards, .. } = &self.way else { return };
+        let (own, standbys) = into.split_at_mut(OWN_MARKS.min(into.len()));
+        own.copy_from_slice(&shards[shard].own_lsns()[..own.len()]);
+        for (standby, marks) in standbys.chunks_exact_mut(STANDBY_MARKS).enumerate() {
+            if let Some(lsns) = shards[shard].standby_lsns(standby) {
+                marks.copy_from_slice(&lsns);
+            }
+        }
+    }
+
     fn standing(&self) -> String {
         let Ok(status) = self.status() else { return "the primary does not answer".into() };
         let mut parts = Vec::new();
@@ -227,6 +240,14 @@ impl Pending for AnyPending {
                 ticket.try_get().map(|outcome| outcome.map_err(|error| error.to_string()))
             }
             Self::Socket { request, pipe } => lock(pipe).ended(*request),
+        }
+    }
+
+    #[inline]
+    fn end(&self) -> Option<Lsn> {
+        match self {
+            Self::Embedded(ticket) => Some(ticket.end()),
+            Self::Socket { .. } => None,
         }
     }
 

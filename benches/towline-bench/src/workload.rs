@@ -90,7 +90,7 @@ impl Workload {
 }
 
 /// The workloads that are part of the program.
-const BUNDLED: [(&str, &str); 9] = [
+const BUNDLED: [(&str, &str); 15] = [
     ("canonical", include_str!("../workloads/canonical.toml")),
     ("ladder", include_str!("../workloads/ladder.toml")),
     ("replay", include_str!("../workloads/replay.toml")),
@@ -99,6 +99,12 @@ const BUNDLED: [(&str, &str); 9] = [
     ("off", include_str!("../workloads/off.toml")),
     ("stream", include_str!("../workloads/stream.toml")),
     ("memory", include_str!("../workloads/memory.toml")),
+    ("timeline", include_str!("../workloads/timeline.toml")),
+    ("knee", include_str!("../workloads/knee.toml")),
+    ("stall", include_str!("../workloads/stall.toml")),
+    ("sync_rules", include_str!("../workloads/sync_rules.toml")),
+    ("standbys", include_str!("../workloads/standbys.toml")),
+    ("rtt", include_str!("../workloads/rtt.toml")),
     ("acceptance", include_str!("../workloads/acceptance.toml")),
 ];
 

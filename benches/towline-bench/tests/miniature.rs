@@ -22,17 +22,95 @@ fn main() -> ExitCode {
         Some("standby") => standby(&arguments[2..]),
         Some(PEER_SUBCOMMAND) => peer_entry(&arguments[2..]),
         // What `cargo test -- --list` and filters ask of a test harness.
-        Some("--list") => ExitCode::SUCCESS,
-        _ => {
+        Some("--list") => {
+            PARTS.iter().for_each(|(name, _)| println!("{name}: test"));
+            ExitCode::SUCCESS
+        }
+        filter => {
+            let filter = filter.filter(|filter| !filter.starts_with('-')).unwrap_or("");
             let base =
                 tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("the target folder can be written");
-            ladder(base.path());
-            window(base.path());
-            assert_eq!(left_over(base.path()), BTreeSet::from(["results".into()]), "only results stay");
-            println!("miniature: ok");
+            let mut passed = 0;
+            for (name, part) in PARTS.iter().filter(|(name, _)| name.contains(filter)) {
+                // A part that fails panics: the exit code says so, and nothing after it runs.
+                part(base.path());
+                assert_eq!(left_over(base.path()), BTreeSet::from(["results".into()]), "only results stay");
+                println!("test {name} ... ok");
+                passed += 1;
+            }
+            println!("\ntest result: ok. {passed} passed; {} filtered out", PARTS.len() - passed);
             ExitCode::SUCCESS
         }
     }
+}
+
+/// A part's name and what it does in the folder that it is given.
+type Part = (&'static str, fn(&Path));
+
+const PARTS: [Part; 5] =
+    [("ladder", ladder), ("window", window), ("timeline", timeline), ("stall", stall), ("knee", knee)];
+
+fn timeline(base: &Path) {
+    let outcome = measure(base, "timeline", 1000, |options| {
+        options.clients = Some(vec![4]);
+        options.repetitions = Some(1);
+    });
+    let report = &outcome.report;
+    let [seen] = &report.timelines[..] else { panic!("{:?}", report.timelines) };
+    assert!(seen.records > 100 && seen.left_out * 10 < seen.records, "{seen:?}");
+    let nodes: Vec<_> = seen.stages.iter().map(|stage| (stage.node.as_str(), stage.stage.as_str())).collect();
+    assert_eq!(nodes[..3], [("primary", "accepted"), ("primary", "batched"), ("primary", "flushed")]);
+    assert_eq!(nodes[3..6], [("a", "written"), ("a", "flushed"), ("a", "applied")]);
+    assert_eq!(nodes.len(), 9);
+    for stage in &seen.stages {
+        assert_eq!(stage.after_ns.samples, seen.records, "{stage:?}");
+    }
+    // On the same records a stronger level is never earlier.
+    let p50s: Vec<_> = seen.levels.iter().map(|level| level.after_ns.p50).collect();
+    assert_eq!(p50s.len(), 5);
+    assert!(p50s.is_sorted(), "{p50s:?}");
+    // What the watermarks say of `on` is what the client saw, to within a look or two.
+    let (said, saw) = (p50s[3] as f64, seen.acknowledged_ns.p50 as f64);
+    assert!((0.5..2.0).contains(&(said / saw)), "{said} {saw}");
+    let cost = seen.instrument.expect("it is measured");
+    assert!(
+        cost.pairs >= 5 && cost.interval.low <= cost.ratio && cost.ratio <= cost.interval.high,
+        "{cost:?}"
+    );
+    assert!(report.checks.iter().any(|check| check.measure.contains("watermark") && check.value.is_some()));
+    whole_folder(&outcome);
+}
+
+fn stall(base: &Path) {
+    let outcome = measure(base, "stall", 1500, |options| {
+        options.rate_per_s = Some(500.0);
+        options.stopped_ms = Some(400);
+    });
+    let points = &outcome.report.points;
+    assert_eq!(points.len(), 4);
+    for point in points {
+        let stall = point.detail.stall.as_ref().expect("each point says what the stall did");
+        assert!((0.35..0.8).contains(&(stall.until_s - stall.from_s)), "{stall:?}");
+        assert!(stall.before_ns.samples > 50 && stall.during_ns.samples > 50 && stall.after_ns.samples > 50);
+        assert!(stall.slices.len() >= 10);
+        // A rule that needs the stopped standby waits for it; one that does not goes on.
+        let needs_it = ["ANY 2 (a, b)", "FIRST 1 (a, b)"].contains(&point.sync_rule.as_str());
+        assert_eq!(stall.during_ns.max > 250_000_000, needs_it, "{}: {stall:?}", point.sync_rule);
+    }
+    whole_folder(&outcome);
+}
+
+fn knee(base: &Path) {
+    let outcome = measure(base, "knee", 150, |options| options.levels = Some(vec![towline::Level::On]));
+    let points = &outcome.report.points;
+    assert_eq!(points.len(), 9);
+    for point in points {
+        let detail = &point.detail;
+        assert!(detail.of_saturation.is_some() && detail.kept_up.is_some(), "{point:?}");
+        assert!(detail.generator_lag_ns.is_some_and(|lag| lag.samples > 0), "{point:?}");
+        assert_eq!(detail.arrivals.as_deref(), Some("poisson"));
+    }
+    whole_folder(&outcome);
 }
 
 fn ladder(base: &Path) {

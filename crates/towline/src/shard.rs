@@ -223,6 +223,18 @@ impl Shard {
         self.handle.exposure_bytes()
     }
 
+    /// The ends of what is batched (its write and its sends have begun) and of what is flushed here, as of the shard's
+    /// last turn. Costs two loads: for a thread that times every record.
+    pub fn own_lsns(&self) -> [Lsn; 2] {
+        self.handle.own_lsns()
+    }
+
+    /// Up to where a standby, by its place in the configuration, has written, flushed and applied, as last reported;
+    /// `None` where there can be none. Costs three loads.
+    pub fn standby_lsns(&self, standby: usize) -> Option<[Lsn; 3]> {
+        self.handle.standby_lsns(standby)
+    }
+
     /// Watermarks, exposure and each standby, as they are now.
     pub fn snapshot(&self) -> Snapshot {
         self.handle.snapshot()

@@ -30,8 +30,8 @@ Examples:
   towline bench compare                          PostgreSQL, etcd, NATS, Redis and log libraries beside Towline
   towline bench compare --help                   its own flags
 
-Experiments: canonical, ladder, replay, window, rates, off, stream, memory, acceptance, or a TOML file. A flag that no
-experiment of the run can obey is refused. The run folder is printed at the end; its report.html needs no network.")]
+Experiments: canonical, ladder, replay, window, rates, off, stream, memory, timeline, knee, stall, sync_rules, standbys,
+rtt, acceptance, or a TOML file. A flag that no experiment of the run can obey is refused. The run folder is printed at the end; its report.html needs no network.")]
 pub(crate) struct BenchArgs {
     /// What to measure; without it the canonical run, at most three minutes
     experiment: Option<String>,
@@ -59,6 +59,9 @@ pub(crate) struct BenchArgs {
     /// Measured time of each point
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     duration: Option<Duration>,
+    /// How long a standby is stopped (memory, stall)
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    stopped: Option<Duration>,
     /// How often each point is measured
     #[arg(long, value_name = "N")]
     repetitions: Option<u32>,
@@ -133,6 +136,7 @@ fn options(args: BenchArgs) -> BenchOptions {
         clients: Some(args.clients).filter(|clients| !clients.is_empty()),
         rate_per_s: args.rate,
         duration_ms: args.duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+        stopped_ms: args.stopped.map(|stopped| u64::try_from(stopped.as_millis()).unwrap_or(u64::MAX)),
         repetitions: args.repetitions,
         shards: args.shards,
         link_rtt_us: args.link_rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),

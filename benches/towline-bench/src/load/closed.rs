@@ -1,12 +1,23 @@
 //! Closed loop: n outstanding appends of one thread, each replaced when it is acknowledged.
 
-use super::{Outstanding, Payloads, Recorder, Target, Trimmer, Work};
+use super::timeline::Onlooker;
+use super::{Outstanding, Payloads, Pending, Recorder, Target, Trimmer, Work};
 use crate::error::BenchError;
 use std::time::Instant;
 
 /// Runs `clients` outstanding appends from this thread. It polls, yielding its core between polls: a thread that only
 /// polls keeps the kernel's receive work off its core.
 pub(crate) fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Result<Recorder, BenchError> {
+    run_watched(target, work, clients, &mut ())
+}
+
+/// The same with somebody who looks at the log between the polls.
+pub(crate) fn run_watched<T: Target>(
+    target: &T,
+    work: &Work<'_>,
+    clients: usize,
+    onlooker: &mut impl Onlooker<T>,
+) -> Result<Recorder, BenchError> {
     let shards = target.shards();
     let mut recorder = Recorder::new();
     let mut outstanding = Outstanding::new(shards, clients);
@@ -32,8 +43,10 @@ pub(crate) fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Res
             let pending = target
                 .append(shard, payloads.next(), work.level, work.window)
                 .map_err(|why| BenchError::failed("an append was refused while measuring", why))?;
+            onlooker.appended(shard, since, pending.end());
             outstanding.push(shard, pending, since);
         }
+        onlooker.look(target);
         if outstanding.poll(&mut on_ack) == 0 {
             std::thread::yield_now();
         }

@@ -9,6 +9,7 @@ pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod schedule;
 pub(crate) mod threads;
+pub(crate) mod timeline;
 #[cfg(test)]
 pub(crate) mod toy;
 
@@ -51,6 +52,12 @@ pub(crate) trait Target: Sync {
         None
     }
 
+    /// The watermarks of a shard: batched and flushed here, then written, flushed and applied of each standby, as many
+    /// as `into` has places. Left as they are where they cannot be read for next to nothing.
+    fn watermarks(&self, shard: usize, into: &mut [Lsn]) {
+        let _ = (shard, into);
+    }
+
     /// Where it stands, for an error.
     fn standing(&self) -> String {
         String::new()
@@ -61,6 +68,11 @@ pub(crate) trait Target: Sync {
 pub(crate) trait Pending: Send {
     /// The acknowledgement, if it has come; never blocks. At `off` it has always come.
     fn try_get(&mut self) -> Option<Result<Committed, String>>;
+
+    /// One past the record's last byte, where that is known before the acknowledgement.
+    fn end(&self) -> Option<Lsn> {
+        None
+    }
 
     /// Sleeps until it comes.
     fn wait(self) -> Result<Committed, String>;

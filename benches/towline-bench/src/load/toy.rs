@@ -79,7 +79,11 @@ impl Target for Toy {
         if number == self.block_at.load(SeqCst) {
             std::thread::sleep(Duration::from_nanos(self.block_ns.load(SeqCst)));
         }
-        std::thread::sleep(Duration::from_nanos(self.slow_ns.load(SeqCst)));
+        // Not asleep: a sleep may take twice as long.
+        let slow_until = Instant::now() + Duration::from_nanos(self.slow_ns.load(SeqCst));
+        while Instant::now() < slow_until {
+            std::hint::spin_loop();
+        }
         let latency = if level == Level::Off { Duration::ZERO } else { self.latency };
         let end = Lsn((number + 1) * payload.len() as u64);
         Ok(ToyPending { ready: Instant::now() + latency, level, window, end, counts: self.counts.clone() })

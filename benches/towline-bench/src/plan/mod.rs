@@ -55,7 +55,7 @@ pub struct Experiment {
     pub repetitions: u32,
     /// Shards of the primary.
     pub shards: u16,
-    /// `memory`: how long the standby is stopped.
+    /// `memory` and `stall`: how long the standby is stopped.
     pub stopped: Duration,
     /// `memory`: how far registered standbys hold trimming back; `None` is the default.
     pub hold_bytes: Option<u64>,
@@ -75,7 +75,9 @@ impl Experiment {
             Kind::Replay => self.levels.len(),
             // The plain level and `local` stand beside the windows, at the same load.
             Kind::Window => self.windows.len() * self.levels.len() + 2,
-            Kind::Rates => self.levels.len() * self.rates.len(),
+            Kind::Rates | Kind::Knee => self.levels.len() * self.rates.len(),
+            Kind::Timeline => self.levels.len() * self.clients.len(),
+            Kind::Stall => self.levels.len(),
             Kind::Off | Kind::Stream | Kind::Memory => 1,
         };
         per_link * self.link_rtts_us.len()
@@ -83,7 +85,9 @@ impl Experiment {
 
     /// Seconds that its points take at least.
     pub fn measured_s(&self) -> f64 {
-        let point = self.warm_up + self.duration + self.stopped;
+        // Of a stall the stop is part of the measured time.
+        let stopped = if self.kind == Kind::Stall { Duration::ZERO } else { self.stopped };
+        let point = self.warm_up + self.duration + stopped;
         point.as_secs_f64() * self.points() as f64 * f64::from(self.repetitions)
     }
 }
@@ -106,6 +110,12 @@ pub enum Kind {
     Stream,
     /// Memory while a standby is stopped.
     Memory,
+    /// Every record timed at every watermark, closed loop; what that itself costs.
+    Timeline,
+    /// The offered load swept past saturation, open loop.
+    Knee,
+    /// A standby is stopped for a moment in mid-run, open loop.
+    Stall,
 }
 
 impl Kind {
@@ -119,6 +129,9 @@ impl Kind {
             Self::Off => "off",
             Self::Stream => "stream",
             Self::Memory => "memory",
+            Self::Timeline => "timeline",
+            Self::Knee => "knee",
+            Self::Stall => "stall",
         }
     }
 
@@ -139,7 +152,18 @@ impl Kind {
                 "duration_ms",
                 "sync_rule",
             ],
-            Self::Rates => &[
+            Self::Timeline => &["levels", "clients", "record_bytes", "duration_ms", "sync_rule"],
+            Self::Stall => &[
+                "levels",
+                "rate_per_s",
+                "rate_fraction",
+                "arrivals",
+                "record_bytes",
+                "duration_ms",
+                "stopped_ms",
+                "sync_rule",
+            ],
+            Self::Rates | Self::Knee => &[
                 "levels",
                 "rate_per_s",
                 "rate_fractions",
@@ -225,7 +249,7 @@ impl Windows {
 pub enum Rate {
     /// Records per second.
     PerS(f64),
-    /// A share of what a closed loop got from the same cluster.
+    /// A share of what a closed loop got from the same cluster; above 1 is overload.
     OfSaturation(f64),
 }
 
@@ -237,6 +261,16 @@ pub enum Arrivals {
     Poisson,
     /// Equal distances.
     Constant,
+}
+
+impl Arrivals {
+    /// As points say it.
+    pub(crate) fn words(self) -> String {
+        match self {
+            Self::Poisson => "poisson".into(),
+            Self::Constant => "constant".into(),
+        }
+    }
 }
 
 /// Keys of every experiment.

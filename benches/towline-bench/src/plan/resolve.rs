@@ -20,12 +20,15 @@ pub(crate) fn resolve(table: Table, repetitions: u32, overrides: &Overrides) -> 
         client: table.client.unwrap_or(ClientKind::Embedded),
         host: table.host.unwrap_or(HostKind::Thread),
         levels: levels(&table)?,
-        clients: table.clients.clone().unwrap_or_else(|| vec![1, 8, 32]),
+        clients: table.clients.clone().unwrap_or_else(|| match kind {
+            Kind::Timeline => vec![1, 32],
+            _ => vec![1, 8, 32],
+        }),
         generators: table.generators.clone().unwrap_or_else(|| vec![Generator::OneThread]),
         record_bytes: usize::try_from(table.record_bytes.unwrap_or(256)).unwrap_or(usize::MAX),
         standbys: table.standbys.unwrap_or(match kind {
             Kind::Off => 0,
-            Kind::Memory => 2,
+            Kind::Memory | Kind::Timeline | Kind::Stall => 2,
             _ if remote.is_empty() => 1,
             _ => 0,
         }),
@@ -44,10 +47,10 @@ pub(crate) fn resolve(table: Table, repetitions: u32, overrides: &Overrides) -> 
         })),
         repetitions: table.repetitions.unwrap_or(repetitions),
         shards: table.shards.unwrap_or(1),
-        stopped: Duration::from_millis(table.stopped_ms.unwrap_or(if kind == Kind::Memory {
-            30_000
-        } else {
-            0
+        stopped: Duration::from_millis(table.stopped_ms.unwrap_or(match kind {
+            Kind::Memory => 30_000,
+            Kind::Stall => 1000,
+            _ => 0,
         })),
         hold_bytes: table.hold_bytes,
     };
@@ -60,7 +63,9 @@ fn levels(table: &Table) -> Result<Vec<Level>, String> {
     let default = match table.kind {
         Kind::Ladder | Kind::Replay => Level::ALL.to_vec(),
         Kind::Off | Kind::Stream => vec![Level::Off],
-        Kind::Window | Kind::Rates | Kind::Memory => vec![Level::On],
+        Kind::Window | Kind::Rates | Kind::Memory | Kind::Timeline | Kind::Knee | Kind::Stall => {
+            vec![Level::On]
+        }
     };
     let Some(names) = &table.levels else { return Ok(default) };
     names.iter().map(|name| name.parse::<Level>().map_err(|error| format!("levels: {error}"))).collect()
@@ -124,21 +129,27 @@ fn rates(table: &Table) -> Result<Vec<Rate>, String> {
         (_, Some(per_s), _) => per_s.into_iter().map(Rate::PerS).collect(),
         (_, None, Some(fractions)) => fractions.into_iter().map(Rate::OfSaturation).collect(),
         (Kind::Rates, None, None) => [0.2, 0.5, 0.8, 0.95].map(Rate::OfSaturation).to_vec(),
+        (Kind::Knee, None, None) => {
+            [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1].map(Rate::OfSaturation).to_vec()
+        }
+        (Kind::Stall, None, None) => vec![Rate::OfSaturation(0.2)],
         _ => vec![Rate::OfSaturation(0.5)],
     };
+    // Only a sweep past saturation has a use for overload.
+    let most = if table.kind == Kind::Knee { 2.0 } else { 1.0 };
     for rate in &rates {
         match rate {
             Rate::PerS(rate) if !(0.1..=1e8).contains(rate) => {
                 return Err(format!("rate_per_s = {rate}: use 0.1 to 100000000"));
             }
-            Rate::OfSaturation(fraction) if !(0.01..=1.0).contains(fraction) => {
-                return Err(format!("rate_fraction = {fraction}: use 0.01 to 1"));
+            Rate::OfSaturation(fraction) if !(0.01..=most).contains(fraction) => {
+                return Err(format!("rate_fraction = {fraction}: use 0.01 to {most}"));
             }
             _ => {}
         }
     }
-    if table.kind == Kind::Window && rates.len() != 1 {
-        return Err("rate_per_s: a window sweep has one load, the same for every window: give one".into());
+    if matches!(table.kind, Kind::Window | Kind::Stall) && rates.len() != 1 {
+        return Err("rate_per_s: this experiment has one load, the same for every point: give one".into());
     }
     if rates.is_empty() { Err("rate_per_s is empty: give at least one".into()) } else { Ok(rates) }
 }
@@ -172,6 +183,14 @@ fn check_ranges(experiment: &Experiment) -> Result<(), String> {
         && !(Duration::from_millis(10)..=an_hour).contains(&experiment.duration)
     {
         return Err("duration_ms: use 10 to 3600000".into());
+    }
+    if experiment.kind == Kind::Stall
+        && (experiment.stopped.is_zero() || experiment.stopped * 3 > experiment.duration)
+    {
+        return Err("stopped_ms: use at least 1, and at most a third of duration_ms".into());
+    }
+    if experiment.kind == Kind::Timeline && experiment.client == ClientKind::Socket {
+        return Err("client: watermarks are looked at in the primary's process: use \"embedded\"".into());
     }
     if experiment.kind == Kind::Memory && !(Duration::from_secs(1)..=an_hour).contains(&experiment.stopped) {
         return Err("stopped_ms: use 1000 to 3600000".into());
@@ -215,12 +234,15 @@ fn check_cluster(experiment: &mut Experiment) -> Result<(), String> {
         if experiment.link_rtts_us != [0] || experiment.link_rate_bytes_per_s.is_some() {
             return Err("link_rtt_us and link_rate_bytes_per_s need a standby at the other end".into());
         }
-        if matches!(experiment.kind, Kind::Window | Kind::Stream | Kind::Memory) {
+        if matches!(experiment.kind, Kind::Window | Kind::Stream | Kind::Memory | Kind::Stall) {
             return Err("standbys = 0: this experiment needs one".into());
         }
     } else {
         let rule = experiment.sync_rule.get_or_insert_with(|| format!("ANY 1 ({})", names.join(", ")));
-        rule::check(rule, &names)?;
+        rule::parse(rule, &names)?;
+    }
+    if experiment.kind == Kind::Stall && experiment.standbys == 0 {
+        return Err("standbys: one that was started here is stopped: use at least 1".into());
     }
     if experiment.kind == Kind::Memory && experiment.standbys < 2 {
         return Err("standbys: one is stopped and another must go on: use at least 2".into());

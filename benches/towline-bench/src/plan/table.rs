@@ -16,6 +16,7 @@ pub struct Overrides {
     pub record_bytes: Option<u64>,
     pub rate_per_s: Option<f64>,
     pub duration_ms: Option<u64>,
+    pub stopped_ms: Option<u64>,
     pub repetitions: Option<u32>,
     pub shards: Option<u16>,
     pub link_rtt_us: Option<u64>,
@@ -64,6 +65,7 @@ impl Overrides {
             table.rate_fractions = None;
         })?;
         put("duration_ms", self.duration_ms.is_some(), &mut |table| table.duration_ms = self.duration_ms)?;
+        put("stopped_ms", self.stopped_ms.is_some(), &mut |table| table.stopped_ms = self.stopped_ms)?;
         put("repetitions", self.repetitions.is_some(), &mut |table| table.repetitions = self.repetitions)?;
         put("shards", self.shards.is_some(), &mut |table| table.shards = self.shards)?;
         put("link_rtt_us", self.link_rtt_us.is_some(), &mut |table| {

@@ -29,7 +29,7 @@ impl Session {
             let dir = self.next_cluster_dir();
             let mut cluster = Cluster::start(experiment, link_rtt_us, &sizes, &dir, self.allocations)?;
             self.note_durability(cluster.primary()?);
-            let result = self.points_of_one_link(experiment, link_rtt_us, &cluster);
+            let result = self.points_of_one_link(experiment, link_rtt_us, &mut cluster);
             let stopped = cluster.stop();
             result?;
             stopped?;
@@ -41,36 +41,70 @@ impl Session {
         &mut self,
         experiment: &Experiment,
         link_rtt_us: u64,
-        cluster: &RunningCluster,
+        cluster: &mut RunningCluster,
     ) -> Result<(), BenchError> {
         let wal = if experiment.kind == Kind::Replay { Some(Wal::bundled()?) } else { None };
         let specs = self.specs(experiment, link_rtt_us, cluster)?;
-        let bench =
-            PointBench { experiment, link_rtt_us, cluster, wal: wal.as_ref(), stop: &self.stop_flag() };
         let mut before = self.measure_floors(0, false)?;
         for repetition in 0..experiment.repetitions {
             let first = self.results.len();
-            let mut rng = SmallRng::seed_from_u64(self.seed ^ (u64::from(repetition) << 32) ^ link_rtt_us);
-            for spec in shuffled(&specs, &mut rng) {
-                self.go_on()?;
-                self.say(Session::label(experiment, link_rtt_us, &describe(spec)));
-                cluster.settle()?;
-                let arrivals_seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(repetition));
-                let measured = bench.point(spec, arrivals_seed)?;
-                if self.is_stopped() {
-                    // Cut short: its figures would be those of another duration.
-                    return Err(BenchError::Interrupted);
-                }
-                let result = bench.result(spec, repetition, &measured);
-                self.results.push(result);
-                self.point_done();
-            }
-            let after = self.measure_floors(repetition, false)?;
-            let floors = self.floors_between(before, after);
+            let measured =
+                self.repetition(experiment, link_rtt_us, cluster, &specs, wal.as_ref(), repetition);
+            // After Ctrl-C or a failure the floors before are all there is: better than none.
+            let after = if measured.is_ok() { self.measure_floors(repetition, false) } else { Ok(before) };
+            let floors = self.floors_between(before, *after.as_ref().unwrap_or(&before));
             for result in &mut self.results[first..] {
                 result.hold_against(&floors);
             }
-            before = after;
+            measured?;
+            before = after?;
+        }
+        Ok(())
+    }
+
+    fn repetition(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &mut RunningCluster,
+        specs: &[Planned],
+        wal: Option<&Wal>,
+        repetition: u32,
+    ) -> Result<(), BenchError> {
+        let stop = self.stop_flag();
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ (u64::from(repetition) << 32) ^ link_rtt_us);
+        for Planned { spec, of_saturation } in shuffled(specs, &mut rng) {
+            self.go_on()?;
+            self.say(Session::label(experiment, link_rtt_us, &describe(spec)));
+            cluster.settle()?;
+            let arrivals_seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(repetition));
+            let mut victim = if experiment.kind == Kind::Stall { cluster.take_standby() } else { None };
+            let bench = PointBench { experiment, link_rtt_us, cluster, wal, stop: &stop };
+            let (measured, timeline, stall) = match (experiment.kind, &mut victim) {
+                (Kind::Timeline, _) => {
+                    let (measured, timeline) = bench.timeline(spec, repetition)?;
+                    (measured, Some(timeline), None)
+                }
+                (Kind::Stall, Some(victim)) => {
+                    let (measured, stall) = bench.stall(spec, arrivals_seed, victim)?;
+                    (measured, None, Some(stall))
+                }
+                _ => (bench.point(spec, arrivals_seed)?, None, None),
+            };
+            if self.is_stopped() {
+                // Cut short: its figures would be those of another duration.
+                return Err(BenchError::Interrupted);
+            }
+            let mut result = bench.result(spec, repetition, &measured);
+            if let Some(victim) = victim {
+                cluster.give_back(victim);
+            }
+            result.point.detail.of_saturation = *of_saturation;
+            result.point.detail.stall = stall;
+            self.results.push(result);
+            self.facts.instrument.extend(timeline.as_ref().and_then(|seen| seen.instrument));
+            self.timelines.extend(timeline);
+            self.point_done();
         }
         Ok(())
     }
@@ -81,9 +115,24 @@ impl Session {
         experiment: &Experiment,
         link_rtt_us: u64,
         cluster: &RunningCluster,
-    ) -> Result<Vec<PointSpec>, BenchError> {
+    ) -> Result<Vec<Planned>, BenchError> {
         let mut specs = Vec::new();
         match experiment.kind {
+            Kind::Rates | Kind::Knee => return self.rate_specs(experiment, link_rtt_us, cluster),
+            Kind::Timeline => {
+                for &level in &experiment.levels {
+                    let loads =
+                        experiment.clients.iter().map(|&n| PointLoad::Closed(n, Generator::OneThread));
+                    specs.extend(loads.map(|load| PointSpec { level, window: None, load }));
+                }
+            }
+            Kind::Stall => {
+                for &level in &experiment.levels {
+                    let rate = experiment.rates.first().copied().unwrap_or(Rate::OfSaturation(0.2));
+                    let rate_per_s = self.rate_per_s(experiment, link_rtt_us, cluster, level, rate)?;
+                    specs.push(PointSpec { level, window: None, load: PointLoad::Open(rate_per_s) });
+                }
+            }
             Kind::Ladder => {
                 for &level in &experiment.levels {
                     for &clients in &experiment.clients {
@@ -98,16 +147,37 @@ impl Session {
                 let spec = |level| PointSpec { level, window: None, load: PointLoad::Replay };
                 specs.extend(experiment.levels.iter().copied().map(spec));
             }
-            Kind::Rates => {
-                for &level in &experiment.levels {
-                    for &rate in &experiment.rates {
-                        let rate_per_s = self.rate_per_s(experiment, link_rtt_us, cluster, level, rate)?;
-                        specs.push(PointSpec { level, window: None, load: PointLoad::Open(rate_per_s) });
-                    }
-                }
-            }
             Kind::Window => specs = self.window_specs(experiment, link_rtt_us, cluster)?,
             Kind::Off | Kind::Stream | Kind::Memory => {}
+        }
+        Ok(specs.into_iter().map(|spec| Planned { spec, of_saturation: None }).collect())
+    }
+
+    /// Each level by each load; saturation is looked for once for a level.
+    fn rate_specs(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+    ) -> Result<Vec<Planned>, BenchError> {
+        let mut specs = Vec::new();
+        for &level in &experiment.levels {
+            let mut saturation = None;
+            for &rate in &experiment.rates {
+                let (rate_per_s, of_saturation) = match rate {
+                    Rate::PerS(rate_per_s) => (rate_per_s, None),
+                    Rate::OfSaturation(share) => {
+                        let most_per_s = match saturation {
+                            Some(known) => known,
+                            None => self.saturation_per_s(experiment, link_rtt_us, cluster, level)?,
+                        };
+                        saturation = Some(most_per_s);
+                        (sweep::two_digits((most_per_s * share).max(1.0)), Some(share))
+                    }
+                };
+                let load = PointLoad::Open(rate_per_s);
+                specs.push(Planned { spec: PointSpec { level, window: None, load }, of_saturation });
+            }
         }
         Ok(specs)
     }
@@ -162,13 +232,26 @@ impl Session {
             Rate::PerS(rate) => return Ok(rate),
             Rate::OfSaturation(share) => share,
         };
+        let most_per_s = self.saturation_per_s(experiment, link_rtt_us, cluster, level)?;
+        // Two digits: the same on the axis and in the table.
+        Ok(sweep::two_digits((most_per_s * share).max(1.0)))
+    }
+
+    /// What a closed loop gets from this cluster, records per second.
+    fn saturation_per_s(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &RunningCluster,
+        level: Level,
+    ) -> Result<f64, BenchError> {
         self.say(Session::label(experiment, link_rtt_us, "looking for saturation"));
-        // Enough outstanding to cover the link as well.
-        let clients = (32 + link_rtt_us / 5).min(4096) as u32;
+        // Enough outstanding to cover the link as well; a sweep past saturation needs all that the log can take.
+        let least = if experiment.kind == Kind::Knee { 512 } else { 32 };
+        let clients = (least + link_rtt_us / 5).min(4096) as u32;
         let spec = PointSpec { level, window: None, load: PointLoad::Closed(clients, Generator::OneThread) };
         let measured = self.trial(experiment, link_rtt_us, cluster, &spec, TRIAL)?;
-        // Two digits: the same on the axis and in the table.
-        Ok(sweep::two_digits((measured.per_s() * share).max(1.0)))
+        Ok(measured.per_s())
     }
 
     /// A short look that is no point.
@@ -193,10 +276,12 @@ impl Session {
 
 /// A random order: a drift of the machine must not fall on the same points every time. Points that must equal each
 /// other stay side by side, or the drift between them would be taken for their difference.
-fn shuffled<'a>(specs: &'a [PointSpec], rng: &mut SmallRng) -> Vec<&'a PointSpec> {
-    let mut groups: Vec<Vec<&PointSpec>> = Vec::new();
+fn shuffled<'a, S: AsRef<PointSpec>>(specs: &'a [S], rng: &mut SmallRng) -> Vec<&'a S> {
+    let mut groups: Vec<Vec<&S>> = Vec::new();
     for spec in specs {
-        let equal = groups.iter_mut().find(|group| group.iter().any(|other| must_equal(spec, other)));
+        let equal = groups
+            .iter_mut()
+            .find(|group| group.iter().any(|other| must_equal(spec.as_ref(), other.as_ref())));
         match equal {
             Some(group) => group.push(spec),
             None => groups.push(vec![spec]),
@@ -215,6 +300,18 @@ fn must_equal(one: &PointSpec, other: &PointSpec) -> bool {
         Some(window) => window.is_zero().then_some(spec.level),
     };
     one.load == other.load && plain(one).is_some() && plain(one) == plain(other)
+}
+
+/// A point to be measured, and where its load stands against saturation.
+struct Planned {
+    spec: PointSpec,
+    of_saturation: Option<f64>,
+}
+
+impl AsRef<PointSpec> for Planned {
+    fn as_ref(&self) -> &PointSpec {
+        &self.spec
+    }
 }
 
 /// One cluster and what its points have in common.
@@ -314,10 +411,11 @@ mod tests {
     fn the_order_differs_by_repetition_and_keeps_what_must_be_equal_side_by_side() {
         let load = PointLoad::Open(1000.0);
         let windows = [Some(Window::Bytes(0)), Some(Window::Bytes(4096)), Some(Window::Infinite), None];
-        let mut specs: Vec<_> =
-            windows.into_iter().map(|window| PointSpec { level: Level::On, window, load }).collect();
-        specs.push(PointSpec { level: Level::Local, window: None, load });
-        specs.push(PointSpec { level: Level::Local, window: None, load: PointLoad::Open(2000.0) });
+        let planned =
+            |level, window, load| Planned { spec: PointSpec { level, window, load }, of_saturation: None };
+        let mut specs: Vec<_> = windows.into_iter().map(|window| planned(Level::On, window, load)).collect();
+        specs.push(planned(Level::Local, None, load));
+        specs.push(planned(Level::Local, None, PointLoad::Open(2000.0)));
         let mut first_places = std::collections::HashSet::new();
         for seed in 0..50 {
             let order = shuffled(&specs, &mut SmallRng::seed_from_u64(seed));

@@ -4,8 +4,10 @@ mod cluster_points;
 mod memory;
 mod off;
 mod session;
+mod stall;
 mod stream;
 mod sweep;
+mod timeline;
 
 pub(crate) use session::Facts;
 
@@ -66,7 +68,13 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
             break;
         }
         let result = match experiment.kind {
-            Kind::Ladder | Kind::Replay | Kind::Window | Kind::Rates => session.cluster_points(experiment),
+            Kind::Ladder
+            | Kind::Replay
+            | Kind::Window
+            | Kind::Rates
+            | Kind::Knee
+            | Kind::Timeline
+            | Kind::Stall => session.cluster_points(experiment),
             Kind::Off => session.off(experiment),
             Kind::Stream => session.stream(experiment),
             Kind::Memory => session.memory(experiment),
@@ -92,6 +100,7 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
     report.floors = session.report_floors();
     report.points = session.results.iter().map(|result| result.point.clone()).collect();
     report.checks = checks::compute(&session.results, &session.facts);
+    report.timelines = std::mem::take(&mut session.timelines);
     report.primitives = std::mem::take(&mut session.primitives);
     report.indicative = report.repetitions() < ENOUGH_REPETITIONS;
     report.environment.steal_percent = cpu_after.steal_percent_since(&cpu_before);

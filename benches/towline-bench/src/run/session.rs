@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use towline_report::schema::{Floors, FloorsOfRepetition, PrimitiveRace};
+use towline_report::schema::{Floors, FloorsOfRepetition, InstrumentCost, PrimitiveRace, Timeline};
 use towline_uring::primitive::{self, Primitive};
 use towline_uring::{FileMode, floor};
 
@@ -25,6 +25,7 @@ pub(crate) struct Session {
     pub(super) seed: u64,
     pub(super) allocations: Option<fn() -> u64>,
     pub(super) results: Vec<PointResult>,
+    pub(super) timelines: Vec<Timeline>,
     pub(super) facts: Facts,
     pub(super) notes: Vec<String>,
     pub(super) primitives: Vec<PrimitiveRace>,
@@ -46,6 +47,8 @@ pub(crate) struct Facts {
     pub(crate) off_verified: Option<OffVerified>,
     pub(crate) memory: Option<MemoryFact>,
     pub(crate) resync: Option<ResyncFact>,
+    /// What timing every record cost, one for each load and repetition.
+    pub(crate) instrument: Vec<InstrumentCost>,
 }
 
 impl Facts {
@@ -97,6 +100,7 @@ impl Session {
             seed: workload.seed,
             allocations: options.allocations,
             results: Vec::new(),
+            timelines: Vec::new(),
             facts: Facts::default(),
             notes: Vec::new(),
             primitives: Vec::new(),

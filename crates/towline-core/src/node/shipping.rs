@@ -10,7 +10,9 @@ use super::{Event, Node, Output, PeerStatus, Role, note};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use crate::replication::progress::{Report, ShipMode};
 use crate::replication::{Progress, ReportError};
-use crate::types::{Lsn, NodeId, PeerIndex, RegisteredStandby, SessionId, Span, Term, TermHistory};
+use crate::types::{
+    Lsn, NodeId, PeerIndex, RegisteredStandby, SessionId, Span, StandbyWatermarks, Term, TermHistory,
+};
 
 /// Protocol versions spoken here, oldest and newest.
 pub(super) const VERSIONS: (u16, u16) = (1, 1);
@@ -101,6 +103,10 @@ impl Peer {
             }
             _ => None,
         }
+    }
+
+    pub(super) fn watermarks(&self) -> StandbyWatermarks {
+        *self.progress.watermarks()
     }
 
     pub(super) fn status(&self, end: Lsn) -> PeerStatus {

@@ -100,6 +100,11 @@ impl Node {
         Stage::ALL.map(|stage| self.gate.exposure_bytes(stage))
     }
 
+    /// Watermarks of each standby as last reported, in the order of the configuration. Does not allocate.
+    pub fn standby_watermarks(&self) -> impl Iterator<Item = StandbyWatermarks> {
+        self.peers.iter().map(|peer| peer.watermarks())
+    }
+
     /// Everything. Allocates: for people and metrics, not for each turn.
     pub fn status(&self) -> NodeStatus {
         let end = self.tail.end().lsn;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::queue::ArrayQueue;
 use towline_core::format::Hello;
 use towline_core::node::{FreezeReason, TicketOutcome};
-use towline_core::types::limits::MAX_TICKETS;
+use towline_core::types::limits::{MAX_STANDBYS, MAX_TICKETS};
 use towline_core::types::{Level, Lsn, PeerIndex, TicketId, Window};
 use towline_uring::{Appender, Wake};
 
@@ -54,6 +54,8 @@ pub(crate) struct Marks {
     pub(crate) cuts: AtomicU64,
     /// Acknowledged payload past the safe LSN per stage, or [`UNDEFINED`].
     pub(crate) exposure: [AtomicU64; 3],
+    /// Written, flushed and applied of each standby as last reported, in the order of the configuration.
+    pub(crate) standbys: [[AtomicU64; 3]; MAX_STANDBYS],
     pub(crate) rule_version: AtomicU64,
     pub(crate) has_rule: AtomicBool,
     pub(crate) leading: AtomicBool,

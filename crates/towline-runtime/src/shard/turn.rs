@@ -346,6 +346,11 @@ impl Shard {
         let mut moved = set(&marks.flushed, now.flushed.lsn);
         moved |= set(&marks.safe, safe);
         moved |= set(&marks.applied, now.applied);
+        for (marks, now) in marks.standbys.iter().zip(self.core.brain.node.standby_watermarks()) {
+            set(&marks[0], now.written.lsn);
+            set(&marks[1], now.flushed.lsn);
+            set(&marks[2], now.applied.lsn);
+        }
         set(&marks.end, now.end.lsn);
         set(&marks.log_start, now.log_start);
         let counters = &mut self.counters;
