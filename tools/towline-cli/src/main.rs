@@ -9,6 +9,7 @@ mod node;
 mod out;
 mod probe;
 mod report;
+mod survive;
 mod units;
 
 use std::process::ExitCode;
@@ -74,6 +75,8 @@ enum Command {
     Trim(client::TrimArgs),
     /// Look at a directory without opening it as a node, or repair a damaged log
     Log(log::LogArgs),
+    /// Make failures happen to real nodes, and count what each level lost
+    Survive(survive::SurviveArgs),
     /// Show a run again: tables, and the page written anew
     Report(report::ReportArgs),
     /// Name the weakest level and widest window that survive a failure within a p99, on this machine's figures
@@ -95,13 +98,15 @@ fn main() -> ExitCode {
         Err(error) => return out::clap_message(&error),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(command: Command) -> Outcome {
-    match command {
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    let done: Outcome = match command {
+        // Its exit codes have meanings of their own.
+        Command::Survive(args) => return survive::survive(args).map(ExitCode::from),
         Command::Primary(args) => node::run_primary(args),
         Command::Standby(args) => node::run_standby(args),
         Command::Append(args) => client::append(args),
@@ -117,5 +122,6 @@ fn run(command: Command) -> Outcome {
         Command::FloorPeer { arguments } => {
             peer_main(&arguments).map_err(|error| Failure::new(Code::Failed, error))
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

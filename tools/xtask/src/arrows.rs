@@ -25,8 +25,20 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("towline-compare", &["towline", "towline-report", "towline-uring"]),
     (
+        "towline-survive",
+        &["towline", "towline-check", "towline-core", "towline-runtime", "linkem", "powercut"],
+    ),
+    (
         "towline-cli",
-        &["towline", "towline-bench", "towline-core", "towline-report", "towline-runtime", "towline-uring"],
+        &[
+            "towline",
+            "towline-bench",
+            "towline-core",
+            "towline-report",
+            "towline-runtime",
+            "towline-survive",
+            "towline-uring",
+        ],
     ),
     // The list of bugs on purpose.
     ("xtask", &["towline-core"]),

@@ -1,0 +1,237 @@
+//! A primary and two standbys, each a process of its own on a disk of its own that forgets, the standbys behind links
+//! that can be cut.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use linkem::{Link, LinkConfig, LinkControl};
+use powercut::{Cut, FaultChange, Mount, MountOptions};
+use rustix::process::Signal;
+use towline_runtime::ShardStatus;
+
+use crate::context::{Context, remove_arenas};
+use crate::error::{Result, SurviveError};
+use crate::process::{Node, NodePlan};
+use crate::row::Row;
+
+/// The members of a cluster, by their places.
+pub(crate) const PRIMARY: usize = 0;
+/// The standbys, by their places.
+pub(crate) const STANDBYS: [usize; 2] = [1, 2];
+/// The members' names.
+pub(crate) const NAMES: [&str; 3] = ["p", "a", "b"];
+
+/// Three nodes. Dropping it ends them, unmounts their disks and removes its folder.
+pub(crate) struct Cluster<'a> {
+    context: &'a Context,
+    // In this order: processes and mounts go before the folder.
+    members: Vec<Member>,
+    links: Vec<Link>,
+    _folder: Folder,
+}
+
+struct Member {
+    node: Option<Node>,
+    plan: NodePlan,
+    disk: Option<Mount>,
+    below: PathBuf,
+}
+
+impl<'a> Cluster<'a> {
+    /// Starts all three and waits until the primary leads and both standbys follow.
+    pub(crate) fn start(context: &'a Context, row: &Row) -> Result<Cluster<'a>> {
+        let (number, folder) = context.folder()?;
+        let folder = Folder(folder);
+        // A loopback address of its own: while a node is down, nobody else can be given its port.
+        let place = (std::process::id() << 8).wrapping_add(number);
+        let [_, x, y, z] = place.to_be_bytes();
+        let free = SocketAddr::from((Ipv4Addr::new(127, 64 | x >> 2, y, z.clamp(1, 254)), 0));
+        let mut cluster = Cluster { context, members: Vec::new(), links: Vec::new(), _folder: folder };
+        let mut standby_flags = Vec::new();
+        for name in [NAMES[1], NAMES[2]] {
+            let mut member = cluster.member("standby", name, free)?;
+            member.start(context)?;
+            let mut link = LinkConfig::new(member.plan.listen);
+            link.spin = Duration::ZERO;
+            let link = Link::start(link)?;
+            standby_flags.push(format!("--standby={name}={}", link.local_addr()));
+            cluster.links.push(link);
+            cluster.members.push(member);
+        }
+        let mut primary = cluster.member("primary", NAMES[PRIMARY], free)?;
+        primary.plan.flags.push("--segment-bytes=8M".to_owned());
+        primary.plan.flags.extend(standby_flags);
+        primary.plan.flags.push(format!("--sync-rule={}", row.rule));
+        primary
+            .plan
+            .flags
+            .extend(row.degrade_after.map(|after| format!("--degrade-after={}ms", after.as_millis())));
+        primary.start(context)?;
+        cluster.members.insert(PRIMARY, primary);
+        cluster.wait_following(PRIMARY, &STANDBYS)?;
+        Ok(cluster)
+    }
+
+    fn member(&self, role: &'static str, name: &'static str, listen: SocketAddr) -> Result<Member> {
+        let folder = &self._folder.0;
+        let (mountpoint, below) = (folder.join(format!("{name}-disk")), folder.join(format!("{name}-below")));
+        for path in [&mountpoint, &below] {
+            fs::create_dir(path).map_err(SurviveError::file(path, "cannot be made"))?;
+        }
+        let disk = Mount::start(&mountpoint, &below, &MountOptions::default())?;
+        let plan = NodePlan::new(role, name, &mountpoint.join(NODE), listen);
+        Ok(Member { node: None, plan, disk: Some(disk), below })
+    }
+
+    /// Where a member serves, also while it is down.
+    pub(crate) fn address(&self, at: usize) -> SocketAddr {
+        self.members[at].plan.listen
+    }
+
+    /// Both links of the primary.
+    pub(crate) fn each_link(&self, order: impl Fn(&LinkControl)) {
+        self.links.iter().for_each(|link| order(&link.control()));
+    }
+
+    /// Makes each flush of a member's disk so slow.
+    pub(crate) fn slow_flush(&self, at: usize, delay: Duration) {
+        let delay_fsync_us = Some(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+        self.trouble(at, &FaultChange { delay_fsync_us, ..FaultChange::default() });
+    }
+
+    /// Changes the troubles of a member's disk.
+    pub(crate) fn trouble(&self, at: usize, change: &FaultChange) {
+        if let Some(disk) = &self.members[at].disk {
+            disk.change_faults(change);
+        }
+    }
+
+    /// Takes all troubles of all disks back.
+    pub(crate) fn calm(&self) {
+        let calm = FaultChange { clear: true, ..FaultChange::default() };
+        (0..self.members.len()).for_each(|at| self.trouble(at, &calm));
+    }
+
+    pub(crate) fn signal(&self, at: usize, signal: Signal) {
+        if let Some(node) = &self.members[at].node {
+            node.signal(signal);
+        }
+    }
+
+    /// SIGKILL, all at the same moment as far as signals go.
+    pub(crate) fn kill(&mut self, who: &[usize]) {
+        who.iter().for_each(|at| self.signal(*at, Signal::KILL));
+        for at in who {
+            if let Some(node) = self.members[*at].node.take() {
+                node.kill();
+            }
+        }
+    }
+
+    /// Cuts the power of some at the same moment: their processes stand still, what was not flushed is dropped (a
+    /// part of it by chance where `keep` is above 0), and what was in shared memory is gone.
+    pub(crate) fn cut_power(&mut self, who: &[usize], keep: f64, seed: u64) -> Result<()> {
+        who.iter().for_each(|at| self.signal(*at, Signal::STOP));
+        for at in who {
+            if let Some(disk) = &self.members[*at].disk {
+                let cut = Cut { keep, seed: Some(seed ^ *at as u64) };
+                disk.cut(cut).map_err(|error| {
+                    SurviveError::Late(format!("the power of '{}' cannot be cut: {error}", NAMES[*at]))
+                })?;
+            }
+        }
+        self.kill(who);
+        for at in who {
+            let member = &self.members[*at];
+            remove_arenas(&member.below.join(NODE));
+            if let Some(disk) = &member.disk {
+                disk.restore();
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts a member that is down, where the others look for it.
+    pub(crate) fn restart(&mut self, at: usize) -> Result<()> {
+        self.members[at].start(self.context)
+    }
+
+    pub(crate) fn status(&self, at: usize) -> Result<ShardStatus> {
+        match &self.members[at].node {
+            Some(node) => node.status(),
+            None => Err(SurviveError::Late(format!("'{}' is down and was asked for its status", NAMES[at]))),
+        }
+    }
+
+    /// Waits until a member leads.
+    pub(crate) fn wait_leading(&self, at: usize) -> Result<()> {
+        self.wait_status(at, "leads", |status| status.is_leading())
+    }
+
+    /// Waits until a leader's standbys of these places stream.
+    pub(crate) fn wait_following(&self, leader: usize, who: &[usize]) -> Result<()> {
+        self.wait_status(leader, "leads, and its standbys follow", |status| {
+            let streams = |at: &usize| {
+                status.node.standbys.iter().any(|peer| peer.name == NAMES[*at] && peer.state == "streaming")
+            };
+            status.is_leading() && who.iter().all(streams)
+        })
+    }
+
+    /// Waits until a member's status is as wanted.
+    pub(crate) fn wait_status(
+        &self,
+        at: usize,
+        what: &str,
+        wanted: impl Fn(&ShardStatus) -> bool,
+    ) -> Result<()> {
+        let mut last = String::new();
+        let asked = self.context.wait(&format!("'{}' {what}", NAMES[at]), PATIENCE, || {
+            let status = self.status(at)?;
+            let is_so = wanted(&status);
+            if !is_so {
+                last = format!("{:?}", status.node);
+            }
+            Ok(is_so.then_some(()))
+        });
+        asked.map_err(|error| match error {
+            SurviveError::Late(what) => {
+                let said = self.members[at].node.as_ref().map(Node::said).unwrap_or_default();
+                SurviveError::Late(format!("{what}; it says {last}{said}"))
+            }
+            other => other,
+        })
+    }
+}
+
+impl Member {
+    fn start(&mut self, context: &Context) -> Result<()> {
+        let node = Node::start(context, &self.plan)?;
+        self.plan.listen = node.address();
+        self.node = Some(node);
+        Ok(())
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        drop(self.node.take());
+        remove_arenas(&self.below.join(NODE));
+    }
+}
+
+/// A folder that goes with its owner.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all::<&Path>(&self.0);
+    }
+}
+
+/// The node's directory on its disk.
+const NODE: &str = "node";
+/// Nothing a healthy node does takes longer, even on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);

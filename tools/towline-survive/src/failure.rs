@@ -1,0 +1,84 @@
+//! The columns of the matrix: what goes wrong.
+
+use serde::{Deserialize, Serialize};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// SIGKILL of the primary, which starts again.
+    PrimaryKill,
+    /// Power cut of the primary, which starts again.
+    PrimaryPower,
+    /// Power cut of all three at once; all start again.
+    AllPower,
+    /// SIGKILL of one standby, which starts again.
+    StandbyKill,
+    /// Power cut of one standby, which starts again.
+    StandbyPower,
+    /// SIGKILL of both standbys.
+    StandbysKill,
+    /// Power cut of both standbys.
+    StandbysPower,
+    /// Nothing from the primary reaches the standbys, for a while.
+    LinkUp,
+    /// Nothing from the standbys reaches the primary, for a while.
+    LinkDown,
+    /// Nothing passes between primary and standbys, for a while.
+    LinkBoth,
+    /// The disks of the primary and of one standby are slow.
+    SlowDisk,
+    /// The primary's disk is full; it starts again when there is room.
+    FullDisk,
+}
+
+impl Failure {
+    /// All of them.
+    pub const ALL: [Failure; 12] = [
+        Failure::PrimaryKill,
+        Failure::PrimaryPower,
+        Failure::AllPower,
+        Failure::StandbyKill,
+        Failure::StandbyPower,
+        Failure::StandbysKill,
+        Failure::StandbysPower,
+        Failure::LinkUp,
+        Failure::LinkDown,
+        Failure::LinkBoth,
+        Failure::SlowDisk,
+        Failure::FullDisk,
+    ];
+
+    /// Its name on the command line and in tables.
+    pub fn name(self) -> &'static str {
+        self.texts().0
+    }
+
+    /// What happens, in a sentence.
+    pub fn what(self) -> &'static str {
+        self.texts().1
+    }
+
+    fn texts(self) -> (&'static str, &'static str) {
+        match self {
+            Failure::PrimaryKill => ("primary-kill", "SIGKILL of the primary, restart"),
+            Failure::PrimaryPower => ("primary-power", "power cut of the primary, restart"),
+            Failure::AllPower => ("all-power", "power cut of all three, restart"),
+            Failure::StandbyKill => ("standby-kill", "SIGKILL of a standby, restart"),
+            Failure::StandbyPower => ("standby-power", "power cut of a standby, restart"),
+            Failure::StandbysKill => ("standbys-kill", "SIGKILL of both standbys, restart"),
+            Failure::StandbysPower => ("standbys-power", "power cut of both standbys, restart"),
+            Failure::LinkUp => ("link-up", "primary to standbys cut for a while"),
+            Failure::LinkDown => ("link-down", "standbys to primary cut for a while"),
+            Failure::LinkBoth => ("link-both", "links cut both ways for a while"),
+            Failure::SlowDisk => ("slow-disk", "disks of the primary and of a standby slow"),
+            Failure::FullDisk => ("full-disk", "primary's disk full, restart with room"),
+        }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,75 @@
+//! What SEMANTICS.md says of each cell, before anything is run.
+
+use serde::{Deserialize, Serialize};
+use towline::{Level, Window};
+
+use crate::failure::Failure;
+use crate::row::Row;
+
+/// What a cell has to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Promise {
+    /// Nothing that was acknowledged is lost.
+    Zero,
+    /// Something is lost, within one span of the window.
+    Within(Window),
+    /// Something is lost: the level does not survive this, and the run has to show it.
+    Loses,
+}
+
+impl std::fmt::Display for Promise {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Promise::Zero => f.pad("0"),
+            Promise::Within(window) => f.pad(&format!("1 … {window}")),
+            Promise::Loses => f.pad("loses"),
+        }
+    }
+}
+
+/// The promise of a row under a failure.
+pub fn predict(row: &Row, failure: Failure) -> Promise {
+    use Failure as F;
+    match failure {
+        // The log of the same primary comes back, or it never went away.
+        F::PrimaryKill | F::PrimaryPower | F::AllPower | F::FullDisk if row.level == Level::Off => {
+            Promise::Loses
+        }
+        F::PrimaryKill | F::PrimaryPower | F::AllPower | F::FullDisk => Promise::Zero,
+        F::StandbyKill | F::StandbyPower | F::StandbysKill | F::StandbysPower => Promise::Zero,
+        F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk => Promise::Zero,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str) -> Row {
+        Row::all().into_iter().find(|row| row.name == name).unwrap()
+    }
+
+    #[test]
+    fn a_stronger_row_never_promises_less() {
+        let rank = |promise: Promise| match promise {
+            Promise::Loses => 0,
+            Promise::Within(_) => 1,
+            Promise::Zero => 2,
+        };
+        for failure in Failure::ALL {
+            let ladder = ["off", "local", "window-inf", "window-64K", "on", "remote_apply"];
+            let ranks: Vec<i32> = ladder.iter().map(|name| rank(predict(&row(name), failure))).collect();
+            assert!(ranks.is_sorted(), "{failure}: {ranks:?}");
+        }
+    }
+
+    #[test]
+    fn the_ladder_of_the_table_of_levels() {
+        let cases =
+            [("off", Failure::PrimaryKill, Promise::Loses), ("local", Failure::PrimaryPower, Promise::Zero)];
+        for (name, failure, promise) in cases {
+            assert_eq!(predict(&row(name), failure), promise, "{name} {failure}");
+        }
+    }
+}

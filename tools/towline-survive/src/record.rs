@@ -1,0 +1,246 @@
+//! What a run leaves behind: `survive.json`.
+
+use serde::{Deserialize, Serialize};
+use towline::Window;
+
+use crate::failure::Failure;
+use crate::predict::Promise;
+use crate::row::Row;
+use crate::scene::Played;
+
+/// A run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SurviveReport {
+    /// Of this format.
+    pub version: u32,
+    /// When it began, RFC 3339, UTC.
+    pub began: String,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Decides the moments and what the cuts keep.
+    pub seed: u64,
+    /// Clusters that ran at the same time.
+    pub lanes: usize,
+    /// Appends a second that each cluster was offered.
+    pub rate_per_s: f64,
+    /// The machine: kernel, processors.
+    pub machine: String,
+    /// The version of the program.
+    pub program: String,
+    /// Whether it was interrupted: then cells are missing.
+    pub interrupted: bool,
+    /// Each row × failure.
+    pub cells: Vec<CellResult>,
+}
+
+/// How a cell ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As predicted.
+    Passed,
+    /// A promise was broken, or the cluster did not come back.
+    Failed,
+    /// A loss is due and none was seen: nothing was shown.
+    NotShown,
+}
+
+impl Verdict {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Verdict::Passed => "passed",
+            Verdict::Failed => "FAILED",
+            Verdict::NotShown => "not shown",
+        }
+    }
+}
+
+/// One row under one failure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CellResult {
+    /// What the appends asked for.
+    pub row: Row,
+    /// What went wrong.
+    pub failure: Failure,
+    /// What SEMANTICS.md says.
+    pub promise: Promise,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// How often it was played.
+    pub runs: u64,
+    /// How many of them lost something.
+    pub losing_runs: u64,
+    /// Appends, in all runs.
+    pub sent: u64,
+    /// Those that were acknowledged.
+    pub acked: u64,
+    /// Those whose outcome nobody knows.
+    pub indeterminate: u64,
+    /// Acknowledged records that are gone, in all runs.
+    pub lost: u64,
+    /// The largest loss of one run.
+    pub largest: Loss,
+    /// Median time from when an append was due to its acknowledgement, before the failure, in microseconds. Other
+    /// clusters ran beside it: for the order of the levels, not as a benchmark.
+    pub p50_us: f64,
+    /// The 99th percentile of the same.
+    pub p99_us: f64,
+    /// What was wrong.
+    pub notes: Vec<String>,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+}
+
+/// What one run lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Acknowledged records.
+    pub records: u64,
+    /// Their payload bytes.
+    pub payload_bytes: u64,
+    /// Payload bytes from the first of them to the last, others between them included.
+    pub span_bytes: u64,
+    /// Records of that span.
+    pub span_records: u64,
+    /// Spread of the times at which they were sent, in microseconds.
+    pub spread_us: u64,
+    /// The span as a share of the window; 0 without one.
+    pub window_share: f64,
+}
+
+impl CellResult {
+    pub(crate) fn new(row: &Row, failure: Failure, promise: Promise) -> CellResult {
+        CellResult {
+            row: row.clone(),
+            failure,
+            promise,
+            verdict: Verdict::NotShown,
+            runs: 0,
+            losing_runs: 0,
+            sent: 0,
+            acked: 0,
+            indeterminate: 0,
+            lost: 0,
+            largest: Loss::default(),
+            p50_us: 0.0,
+            p99_us: 0.0,
+            notes: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
+    /// Adds a run that came to its end.
+    pub(crate) fn add(&mut self, played: &Played) {
+        let judged = &played.judgement;
+        self.runs += 1;
+        self.losing_runs += u64::from(judged.lost > 0);
+        self.sent += judged.sent;
+        self.acked += judged.acked;
+        self.indeterminate += judged.indeterminate;
+        self.lost += judged.lost;
+        let share = self
+            .row
+            .bound()
+            .map_or(0.0, |window| judged.span_in(window) as f64 / size_of_window(window).max(1) as f64);
+        if judged.lost > self.largest.records || share > self.largest.window_share {
+            self.largest = Loss {
+                records: judged.lost,
+                payload_bytes: judged.lost_bytes,
+                span_bytes: judged.span.payload_bytes,
+                span_records: judged.span.records,
+                spread_us: judged.span.accepted_spread_ns / 1000,
+                window_share: share,
+            };
+        }
+        let broken = match self.promise {
+            Promise::Zero => judged.lost > 0,
+            Promise::Within(window) => judged.span_in(window) > size_of_window(window),
+            Promise::Loses => false,
+        };
+        if broken {
+            let (lost, promise) = (judged.lost, self.promise);
+            self.notes.push(format!("{lost} acknowledged records are gone; the promise is {promise}"));
+        }
+        self.notes.extend(judged.anomalies.iter().take(NOTES).cloned());
+        let percentile = |share: f64| {
+            let at = (played.latencies_ns.len() as f64 * share) as usize;
+            played.latencies_ns.get(at).map_or(0.0, |ns| *ns as f64 / 1000.0)
+        };
+        if self.runs == 1 {
+            (self.p50_us, self.p99_us) = (percentile(0.5), percentile(0.99));
+        }
+        self.conclude();
+    }
+
+    /// Adds a run that did not come to its end.
+    pub(crate) fn add_failure(&mut self, why: String) {
+        self.runs += 1;
+        self.notes.push(why);
+        self.conclude();
+    }
+
+    fn conclude(&mut self) {
+        self.verdict = if !self.notes.is_empty() {
+            Verdict::Failed
+        } else if self.promise == Promise::Zero || self.losing_runs > 0 {
+            Verdict::Passed
+        } else {
+            Verdict::NotShown
+        };
+    }
+}
+
+/// A window's number, in its unit.
+pub(crate) fn size_of_window(window: Window) -> u64 {
+    match window {
+        Window::Bytes(size) | Window::Records(size) | Window::Micros(size) => size,
+        Window::Infinite => u64::MAX,
+    }
+}
+
+const NOTES: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::Judgement;
+    use towline::Level;
+
+    fn played(lost: u64) -> Played {
+        let mut judgement = Judgement { acked: 100, lost, ..Judgement::default() };
+        judgement.span.records = lost;
+        Played { judgement, latencies_ns: vec![1000, 2000, 3000] }
+    }
+
+    fn cell(promise: Promise, window: Option<Window>) -> CellResult {
+        CellResult::new(&Row::new("row", Level::On, window), Failure::PrimaryKill, promise)
+    }
+
+    #[test]
+    fn a_verdict_holds_in_both_directions() {
+        let window = Window::Records(10);
+        let cases = [
+            (Promise::Zero, None, 0, Verdict::Passed),
+            (Promise::Zero, None, 1, Verdict::Failed),
+            (Promise::Loses, None, 0, Verdict::NotShown),
+            (Promise::Loses, None, 7, Verdict::Passed),
+            (Promise::Within(window), Some(window), 0, Verdict::NotShown),
+            (Promise::Within(window), Some(window), 10, Verdict::Passed),
+            (Promise::Within(window), Some(window), 11, Verdict::Failed),
+        ];
+        for (promise, window, lost, verdict) in cases {
+            let mut cell = cell(promise, window);
+            cell.add(&played(lost));
+            assert_eq!(cell.verdict, verdict, "{promise:?} {lost}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_failed_is_not_forgotten_by_a_later_one() {
+        let mut cell = cell(Promise::Zero, None);
+        cell.add_failure("did not come back".to_owned());
+        cell.add(&played(0));
+        assert_eq!((cell.verdict, cell.runs), (Verdict::Failed, 2));
+    }
+}

@@ -1,0 +1,156 @@
+//! A run from its options to its folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Instant, SystemTime};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::context::Context;
+use crate::error::{Result, SurviveError};
+use crate::failure::Failure;
+use crate::matrix::{Cell, play_cells};
+use crate::record::{SurviveReport, Verdict};
+use crate::row::Row;
+use crate::scene::RATE_PER_S;
+
+/// What to run, and where.
+#[derive(Clone, Debug)]
+pub struct SurviveOptions {
+    /// The `towline` program: nodes are children of it.
+    pub program: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// Rows by name; all when empty.
+    pub levels: Vec<String>,
+    /// Failures by name; all when empty.
+    pub failures: Vec<String>,
+    /// How often each cell is played.
+    pub times: u64,
+    /// Clusters at the same time; 0 chooses by the number of processors.
+    pub lanes: usize,
+    /// Decides moments and what cuts keep; `None` draws one.
+    pub seed: Option<u64>,
+    /// Where disks and mounts live while it runs; emptied again.
+    pub dir: PathBuf,
+    /// Where the run folder goes.
+    pub results: PathBuf,
+}
+
+/// What a run showed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Everything.
+    pub report: SurviveReport,
+    /// Where it was written.
+    pub folder: PathBuf,
+}
+
+impl Outcome {
+    /// 0: all as predicted; 1: a promise was broken; 3: a loss that is due was not shown; 130: interrupted.
+    pub fn exit_code(&self) -> u8 {
+        let any = |verdict| self.report.cells.iter().any(|cell| cell.verdict == verdict);
+        match () {
+            () if any(Verdict::Failed) => 1,
+            () if self.report.interrupted => 130,
+            () if any(Verdict::NotShown) => 3,
+            () => 0,
+        }
+    }
+}
+
+/// The cells that names ask for, in the order of the matrix.
+///
+/// # Errors
+/// [`SurviveError::Usage`] with the names there are.
+pub fn cells(
+    levels: &[String],
+    failures: &[String],
+) -> std::result::Result<Vec<(Row, Failure)>, SurviveError> {
+    let rows = Row::all();
+    let unknown = |what: &str, name: &str, names: Vec<&str>| {
+        Err(SurviveError::Usage(format!("there is no {what} '{name}'; there are: {}", names.join(", "))))
+    };
+    if let Some(name) = levels.iter().find(|name| !rows.iter().any(|row| row.name == **name)) {
+        return unknown("level", name, rows.iter().map(|row| row.name.as_str()).collect());
+    }
+    if let Some(name) =
+        failures.iter().find(|name| !Failure::ALL.iter().any(|failure| failure.name() == **name))
+    {
+        return unknown("failure", name, Failure::ALL.iter().map(|failure| failure.name()).collect());
+    }
+    let is_asked = |names: &[String], name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
+    let mut cells: Vec<Cell> = Vec::new();
+    for row in rows.into_iter().filter(|row| is_asked(levels, &row.name)) {
+        let failures = Failure::ALL.into_iter().filter(|failure| is_asked(failures, failure.name()));
+        cells.extend(failures.map(|failure| (row.clone(), failure)));
+    }
+    Ok(cells)
+}
+
+/// Plays the cells and writes the run folder. SIGINT and SIGTERM end it early, with what was played.
+///
+/// # Errors
+/// [`SurviveError`]: nothing is left mounted or running.
+pub fn run(options: &SurviveOptions) -> Result<Outcome> {
+    let cells = cells(&options.levels, &options.failures)?;
+    let wanted = cells.len();
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&stop))
+            .map_err(SurviveError::file(&options.program, "signals cannot be taken"))?;
+    }
+    let (began, clock) = (SystemTime::now(), Instant::now());
+    let seed = options.seed.unwrap_or_else(|| seed_of(began));
+    let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let lanes = if options.lanes > 0 { options.lanes } else { processors.clamp(1, MAX_LANES) };
+    let context = Context::open(&options.program, &options.dir, Arc::clone(&stop))?;
+    let results = play_cells(&context, cells, options.times.max(1), lanes, seed)?;
+    drop(context);
+    let report = SurviveReport {
+        version: FORMAT,
+        began: rfc3339(began),
+        seconds: clock.elapsed().as_secs_f64(),
+        seed,
+        lanes,
+        rate_per_s: RATE_PER_S,
+        machine: format!("{}, {processors} processors", kernel()),
+        program: options.version.clone(),
+        interrupted: results.len() < wanted,
+        cells: results,
+    };
+    let folder = write(&options.results, &report, began)?;
+    Ok(Outcome { report, folder })
+}
+
+fn write(results: &Path, report: &SurviveReport, began: SystemTime) -> Result<PathBuf> {
+    let name = format!("survive-{}", rfc3339(began).replace([':', '-'], ""));
+    let folder = results.join(name);
+    fs::create_dir_all(&folder).map_err(SurviveError::file(&folder, "cannot be made"))?;
+    let path = folder.join("survive.json");
+    let json = serde_json::to_vec_pretty(report).map_err(|error| SurviveError::Late(error.to_string()))?;
+    fs::write(&path, json).map_err(SurviveError::file(&path, "cannot be written"))?;
+    Ok(folder)
+}
+
+fn seed_of(time: SystemTime) -> u64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as u64 ^ u64::from(std::process::id()) << 32
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or_default();
+    jiff::Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}
+
+fn kernel() -> String {
+    let read = |name: &str| fs::read_to_string(name).unwrap_or_default().trim().to_owned();
+    format!("Linux {}", read("/proc/sys/kernel/osrelease"))
+}
+
+const FORMAT: u32 = 1;
+/// More clusters at once than this wait for each other's disks and processors.
+const MAX_LANES: usize = 3;

@@ -1,0 +1,203 @@
+//! One cell, played once: a cluster under load, the failure at its worst moment, and what is left.
+
+use std::time::Duration;
+
+use linkem::Direction;
+use powercut::FaultChange;
+
+use crate::cluster::{Cluster, PRIMARY, STANDBYS};
+use crate::context::Context;
+use crate::error::Result;
+use crate::failure::Failure;
+use crate::judge::{Judgement, judge, read_survivor};
+use crate::load::{LARGE, Load, Plan};
+use crate::predict::{Promise, predict};
+use crate::random::Random;
+use crate::row::Row;
+
+/// What one play of a cell gave.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Played {
+    pub(crate) judgement: Judgement,
+    /// From when an append was due to its acknowledgement, before anything went wrong, ascending.
+    pub(crate) latencies_ns: Vec<u64>,
+}
+
+/// Plays a cell once.
+pub(crate) fn play(context: &Context, row: &Row, failure: Failure, seed: u64) -> Result<Played> {
+    let cluster = Cluster::start(context, row)?;
+    let first_key = if failure == Failure::FullDisk { LARGE } else { 0 };
+    let plan = Plan { level: row.level, window: row.window, rate_per_s: RATE_PER_S, first_key };
+    let load = Load::start(plan, cluster.address(PRIMARY));
+    let random = Random(seed);
+    let mut scene = Scene { context, row, failure, cluster, load, random, anomalies: Vec::new() };
+    load_for_a_while(&mut scene)?;
+    let calm_until_ns = scene.load.now_ns();
+    if row.degrade_after.is_some() {
+        // Nobody can confirm, and soon `local` is enough.
+        scene.cluster.each_link(|link| link.cut(Direction::Both));
+        scene.load.wait_more_acks(context, 50)?;
+    }
+    let leader = scene.strike()?;
+    let survivor = scene.cluster.address(leader);
+    let journal = scene.load.finish(context, FINISH)?;
+    let (found, strange) = read_survivor(context, survivor)?;
+    let on_is_safe = predict(&Row::new("on", towline::Level::On, None), failure) == Promise::Zero;
+    let mut judgement = judge(&journal, &found, row, on_is_safe);
+    judgement.anomalies.extend(strange);
+    judgement.anomalies.extend(scene.anomalies);
+    let calm =
+        journal.appends.iter().filter_map(|append| append.ack().map(|(_, at_ns)| (append.due_ns, at_ns)));
+    let mut latencies_ns: Vec<u64> = calm
+        .filter(|(_, at_ns)| *at_ns <= calm_until_ns)
+        .map(|(due_ns, at_ns)| at_ns.saturating_sub(due_ns))
+        .collect();
+    latencies_ns.sort_unstable();
+    Ok(Played { judgement, latencies_ns })
+}
+
+struct Scene<'a> {
+    context: &'a Context,
+    row: &'a Row,
+    failure: Failure,
+    cluster: Cluster<'a>,
+    load: Load,
+    random: Random,
+    anomalies: Vec<String>,
+}
+
+/// Ordinary work before anything goes wrong.
+fn load_for_a_while(scene: &mut Scene<'_>) -> Result<()> {
+    scene.load.wait_more_acks(scene.context, 300)?;
+    let more = Duration::from_millis(scene.random.below(40));
+    scene.context.sleep(more)
+}
+
+impl Scene<'_> {
+    /// Makes the failure happen, and whole again what it leaves; returns who leads in the end.
+    fn strike(&mut self) -> Result<usize> {
+        match self.failure {
+            Failure::PrimaryKill => {
+                self.slow(&[PRIMARY])?;
+                self.cluster.kill(&[PRIMARY]);
+                self.primary_comes_back(&[])
+            }
+            Failure::PrimaryPower => {
+                self.slow(&[PRIMARY])?;
+                self.cut_power(&[PRIMARY])?;
+                self.primary_comes_back(&[])
+            }
+            Failure::AllPower => {
+                let all = [PRIMARY, STANDBYS[0], STANDBYS[1]];
+                self.slow(&all)?;
+                self.cut_power(&all)?;
+                self.primary_comes_back(&STANDBYS)
+            }
+            Failure::StandbyKill => self.standbys_go(1, false),
+            Failure::StandbyPower => self.standbys_go(1, true),
+            Failure::StandbysKill => self.standbys_go(2, false),
+            Failure::StandbysPower => self.standbys_go(2, true),
+            Failure::LinkUp => self.link_is_cut(Direction::Up),
+            Failure::LinkDown => self.link_is_cut(Direction::Down),
+            Failure::LinkBoth => self.link_is_cut(Direction::Both),
+            Failure::SlowDisk => {
+                self.slow(&[PRIMARY, STANDBYS[0]])?;
+                self.context.sleep(OUTAGE)?;
+                self.cluster.calm();
+                self.goes_on()
+            }
+            Failure::FullDisk => self.disk_is_full(),
+        }
+    }
+
+    /// Flushes become slow, so that the moment finds a lot that is accepted or written and not flushed.
+    fn slow(&mut self, who: &[usize]) -> Result<()> {
+        who.iter().for_each(|at| self.cluster.slow_flush(*at, SLOW));
+        self.context.sleep(SLOW * 4)
+    }
+
+    /// Half of the cuts keep a random half of what was not flushed, as a disk may.
+    fn cut_power(&mut self, who: &[usize]) -> Result<()> {
+        let keep = if self.random.below(2) == 0 { 0.0 } else { 0.5 };
+        let seed = self.random.next();
+        self.cluster.cut_power(who, keep, seed)
+    }
+
+    /// The primary starts again on its disk, after those of its standbys that are down.
+    fn primary_comes_back(&mut self, standbys: &[usize]) -> Result<usize> {
+        self.load.wait_disconnected(self.context)?;
+        self.cluster.calm();
+        self.cluster.each_link(|link| link.heal());
+        for at in standbys {
+            self.cluster.restart(*at)?;
+        }
+        self.cluster.restart(PRIMARY)?;
+        self.cluster.wait_leading(PRIMARY)?;
+        self.goes_on()
+    }
+
+    fn standbys_go(&mut self, count: usize, power: bool) -> Result<usize> {
+        let first = self.random.below(2) as usize;
+        let who = if count == 2 { STANDBYS.to_vec() } else { vec![STANDBYS[first]] };
+        self.slow(&who)?;
+        if power {
+            self.cut_power(&who)?;
+        } else {
+            self.cluster.kill(&who);
+        }
+        if count == 2 {
+            self.nobody_confirms()?;
+        } else {
+            self.context.sleep(OUTAGE)?;
+        }
+        self.cluster.calm();
+        for at in &who {
+            self.cluster.restart(*at)?;
+        }
+        self.goes_on()
+    }
+
+    fn link_is_cut(&mut self, direction: Direction) -> Result<usize> {
+        self.cluster.each_link(|link| link.cut(direction));
+        self.nobody_confirms()?;
+        self.goes_on()
+    }
+
+    /// While no standby can confirm, nothing that waits for one may be acknowledged.
+    fn nobody_confirms(&mut self) -> Result<()> {
+        // What was confirmed before is still on its way.
+        self.context.sleep(OUTAGE / 4)?;
+        let before = self.load.acks();
+        self.context.sleep(OUTAGE)?;
+        let more = self.load.acks() - before;
+        if more > 0
+            && self.row.level.is_remote()
+            && self.row.window.is_none()
+            && self.row.degrade_after.is_none()
+        {
+            self.anomalies.push(format!("{more} acknowledgements while no standby could confirm"));
+        }
+        Ok(())
+    }
+
+    /// The primary has no room for its next segment; it stops or refuses, and starts again when there is room.
+    fn disk_is_full(&mut self) -> Result<usize> {
+        self.cluster.trouble(PRIMARY, &FaultChange { space_bytes: Some(Some(0)), ..FaultChange::default() });
+        self.load.wait_quiet(self.context, OUTAGE, OUTAGE * 20)?;
+        self.cluster.kill(&[PRIMARY]);
+        self.primary_comes_back(&[])
+    }
+
+    /// Whole again, the cluster serves as before.
+    fn goes_on(&mut self) -> Result<usize> {
+        self.cluster.each_link(|link| link.heal());
+        self.load.wait_more_acks(self.context, 20)?;
+        Ok(PRIMARY)
+    }
+}
+
+/// Appends a second that a cluster is offered.
+pub(crate) const RATE_PER_S: f64 = 2000.0;
+const SLOW: Duration = Duration::from_millis(30);
+const OUTAGE: Duration = Duration::from_millis(120);
+const FINISH: Duration = Duration::from_secs(5);
