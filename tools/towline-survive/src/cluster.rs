@@ -130,6 +130,17 @@ impl<'a> Cluster<'a> {
         }
     }
 
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop(&mut self, at: usize) -> Result<()> {
+        self.signal(at, Signal::TERM);
+        let member = &mut self.members[at];
+        self.context.wait(&format!("the end of '{}'", NAMES[at]), PATIENCE, || {
+            Ok(member.node.as_mut().is_none_or(Node::has_ended).then_some(()))
+        })?;
+        member.node = None;
+        Ok(())
+    }
+
     /// Cuts the power of some at the same moment: their processes stand still, what was not flushed is dropped (a
     /// part of it by chance where `keep` is above 0), and what was in shared memory is gone.
     pub(crate) fn cut_power(&mut self, who: &[usize], keep: f64, seed: u64) -> Result<()> {

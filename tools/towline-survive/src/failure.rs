@@ -28,7 +28,7 @@ pub enum Failure {
     LinkBoth,
     /// The disks of the primary and of one standby are slow.
     SlowDisk,
-    /// The primary's disk is full; it starts again when there is room.
+    /// The primary's disk is full for a while.
     FullDisk,
 }
 
@@ -72,7 +72,7 @@ impl Failure {
             Failure::LinkDown => ("link-down", "standbys to primary cut for a while"),
             Failure::LinkBoth => ("link-both", "links cut both ways for a while"),
             Failure::SlowDisk => ("slow-disk", "disks of the primary and of a standby slow"),
-            Failure::FullDisk => ("full-disk", "primary's disk full, restart with room"),
+            Failure::FullDisk => ("full-disk", "primary's disk full for a while"),
         }
     }
 }

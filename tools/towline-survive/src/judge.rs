@@ -117,9 +117,11 @@ impl Judgement {
 
 /// An acknowledgement that is not what was asked for.
 fn weaker(row: &Row, key: u64, ack: &Committed) -> Option<String> {
-    let is_degraded = ack.level == Level::Local && ack.window == Some(Window::Infinite);
+    // A window without an end is `local`, and so is what was acknowledged while the rule could not be met.
+    let is_endless = ack.level == Level::Local && ack.window == Some(Window::Infinite);
+    let may_be = row.degrade_after.is_some() || row.window == Some(Window::Infinite);
     let as_asked = ack.level == row.level && (!row.level.is_remote() || ack.window == row.window);
-    (!(as_asked || row.degrade_after.is_some() && is_degraded)).then(|| {
+    (!(as_asked || may_be && is_endless)).then(|| {
         let (level, window) = (ack.level, ack.window);
         format!("record {key} was acknowledged at {level} within {window:?}, not as {}", row.name)
     })

@@ -33,12 +33,10 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
     use Failure as F;
     match failure {
         // The log of the same primary comes back, or it never went away.
-        F::PrimaryKill | F::PrimaryPower | F::AllPower | F::FullDisk if row.level == Level::Off => {
-            Promise::Loses
-        }
-        F::PrimaryKill | F::PrimaryPower | F::AllPower | F::FullDisk => Promise::Zero,
+        F::PrimaryKill | F::PrimaryPower | F::AllPower if row.level == Level::Off => Promise::Loses,
+        F::PrimaryKill | F::PrimaryPower | F::AllPower => Promise::Zero,
         F::StandbyKill | F::StandbyPower | F::StandbysKill | F::StandbysPower => Promise::Zero,
-        F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk => Promise::Zero,
+        F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk | F::FullDisk => Promise::Zero,
     }
 }
 

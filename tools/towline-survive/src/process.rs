@@ -140,6 +140,11 @@ impl Node {
         self.end();
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().ok().flatten().is_some()
+    }
+
     pub(crate) fn status(&self) -> Result<ShardStatus> {
         status_of(self.address)
     }

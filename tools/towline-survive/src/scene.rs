@@ -180,12 +180,18 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// The primary has no room for its next segment; it stops or refuses, and starts again when there is room.
+    /// The primary has no room for its next segment. With room again it goes on, or is stopped cleanly and started.
     fn disk_is_full(&mut self) -> Result<usize> {
         self.cluster.trouble(PRIMARY, &FaultChange { space_bytes: Some(Some(0)), ..FaultChange::default() });
         self.load.wait_quiet(self.context, OUTAGE, OUTAGE * 20)?;
-        self.cluster.kill(&[PRIMARY]);
-        self.primary_comes_back(&[])
+        self.cluster.calm();
+        let before = self.load.acks();
+        self.context.sleep(OUTAGE * 4)?;
+        if self.load.acks() == before {
+            self.cluster.stop(PRIMARY)?;
+            return self.primary_comes_back(&[]);
+        }
+        self.goes_on()
     }
 
     /// Whole again, the cluster serves as before.
