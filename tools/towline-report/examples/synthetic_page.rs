@@ -1,4 +1,4 @@
-//! Writes the page of a made-up run, to look at while working on it: `synthetic_page OUT.html [REPETITIONS]`.
+//! Writes the page of a made-up run, to look at while working on it: `synthetic_page OUT.html [REPETITIONS]`, with every experiment there is.
 
 use towline_report::{knee, schema};
 
@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let out = arguments.next().ok_or("usage: synthetic_page OUT.html [REPETITIONS]")?;
     let repetitions = arguments.next().map_or(Ok(3), |count| count.parse())?;
-    let report = synthetic::canonical_report(repetitions);
+    let report = synthetic::full_report(repetitions);
     towline_report::print_tables(&report);
     std::fs::write(out, towline_report::render_html(&report))?;
     Ok(())

@@ -140,9 +140,9 @@ fn changes(new: &Row<'_>, old: &Row<'_>, bound: f64) -> Vec<Change> {
             // p50 over its ratio is the floor of this repetition.
             ratio.map_or(raw, |ratio| raw * ratio.p50_ratio / (point.latency_ns.p50 as f64).max(1.0))
         };
-        in_order(row).iter().map(value).collect()
+        row.in_order().iter().map(value).collect()
     };
-    let per_s = |row: &Row<'_>| in_order(row).iter().map(|point| point.achieved_per_s).collect::<Vec<_>>();
+    let per_s = |row: &Row<'_>| row.in_order().iter().map(|point| point.achieved_per_s).collect::<Vec<_>>();
     let figures: [(&str, Vec<f64>, Vec<f64>, bool); 3] = [
         ("p50", latency(new, |p| p.latency_ns.p50), latency(old, |p| p.latency_ns.p50), true),
         ("p99", latency(new, |p| p.latency_ns.p99), latency(old, |p| p.latency_ns.p99), true),
@@ -181,13 +181,8 @@ fn verdict(ratio: &PairedRatio, less_is_better: bool, bound: f64) -> Verdict {
     }
 }
 
-fn in_order<'a>(row: &Row<'a>) -> Vec<&'a Point> {
-    let mut points = row.repetitions.clone();
-    points.sort_by_key(|point| point.repetition);
-    points
-}
-
-fn label(point: &Point) -> String {
+/// What a point is, told from all its neighbours.
+pub(crate) fn label(point: &Point) -> String {
     let mut label =
         format!("{} {} {} {}", point.system, point.experiment, point.client.as_str(), point.level);
     label.push_str(&format!(", {}, {} B", load_label(point), point.record_bytes));
@@ -202,6 +197,18 @@ fn label(point: &Point) -> String {
     }
     if point.shards > 1 {
         label.push_str(&format!(", {} shards", point.shards));
+    }
+    if let Some(connections) = point.connections {
+        label.push_str(&format!(", {connections} connections"));
+    }
+    if point.durable == Some(false) {
+        label.push_str(", not durable");
+    }
+    if let Some(one_in) = point.detail.one_in {
+        label.push_str(&format!(", one in {one_in}"));
+    }
+    for words in [&point.detail.record_sizes, &point.detail.arrivals].into_iter().flatten() {
+        label.push_str(&format!(", {words}"));
     }
     label.trim_end().to_owned()
 }

@@ -1,7 +1,7 @@
 //! Points condensed over their repetitions: one row per thing measured.
 
-use crate::schema::{Arrival, FloorNs, Floors, LatencyNs, Level, Point, Spread};
-use crate::stats::Summary;
+use crate::schema::{Arrival, FloorNs, Floors, Interval, LatencyNs, Level, Point, Spread};
+use crate::stats::{ENOUGH_PAIRS, Summary, bootstrap_median};
 
 /// All repetitions of one point.
 pub(crate) struct Row<'a> {
@@ -58,9 +58,34 @@ impl<'a> Row<'a> {
         Summary::of(self.repetitions.iter().filter_map(|point| value(point)))
     }
 
+    /// 95 % bootstrap interval of the median over the repetitions; the range where there are too few; `None` for one.
+    pub(crate) fn p50_interval(&self) -> Option<Interval> {
+        interval(self.repetitions.iter().map(|point| point.latency_ns.p50 as f64).collect())
+    }
+
+    /// The same of the p99.
+    pub(crate) fn p99_interval(&self) -> Option<Interval> {
+        interval(self.repetitions.iter().map(|point| point.latency_ns.p99 as f64).collect())
+    }
+
+    /// The repetitions as they were measured.
+    pub(crate) fn in_order(&self) -> Vec<&'a Point> {
+        let mut points = self.repetitions.clone();
+        points.sort_by_key(|point| point.repetition);
+        points
+    }
+
     /// As `8 clients`, `5,000/s`, `32 threads`.
     pub(crate) fn load_label(&self) -> String {
         load_label(self.point)
+    }
+}
+
+fn interval(values: Vec<f64>) -> Option<Interval> {
+    match values.len() {
+        0 | 1 => None,
+        count if count < ENOUGH_PAIRS => Summary::of(values).map(|summary| summary.range()),
+        _ => bootstrap_median(&values, 0.95),
     }
 }
 
@@ -125,12 +150,18 @@ fn same(a: &Point, b: &Point) -> bool {
         && a.load == b.load
         && a.record_bytes == b.record_bytes
         && a.shards == b.shards
+        && a.connections == b.connections
+        && a.durable == b.durable
+        && a.detail.one_in == b.detail.one_in
+        && a.detail.record_sizes == b.detail.record_sizes
+        && a.detail.arrivals == b.detail.arrivals
 }
 
-fn order(point: &Point) -> (Level, u32, f64, u32) {
+fn order(point: &Point) -> (Level, u32, f64, f64, u32, u32) {
     let load = match point.load.arrival {
         Arrival::Closed(clients) => f64::from(clients),
         Arrival::OpenPerS(rate) => 1e6 + rate,
     };
-    (point.level, point.standbys, load, point.load.threads.unwrap_or(1))
+    let threads = point.load.threads.unwrap_or(1);
+    (point.level, point.standbys, load, point.link_rtt_us, point.shards, threads)
 }

@@ -14,8 +14,11 @@ pub mod histograms;
 mod html;
 mod index;
 pub mod knee;
+pub mod noise;
+mod peers;
 mod run_folder;
 pub mod schema;
+pub mod series;
 pub mod stats;
 #[cfg(test)]
 mod synthetic;

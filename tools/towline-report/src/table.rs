@@ -3,7 +3,7 @@
 use crate::against::{Comparison, Verdict};
 use crate::groups::{Row, floor_of, floor_words, rows};
 use crate::knee;
-use crate::schema::{Check, Report, Window};
+use crate::schema::{Arrival, Check, Report, Timeline, Window};
 use crate::units;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, LineStyle, Table};
@@ -50,6 +50,20 @@ pub fn format_tables(report: &Report) -> String {
         let points = rows(report.experiment(experiment));
         parts.push((title_of(experiment), latency_table(report, &points)));
     }
+    for name in ["knee", "rates", "stall"] {
+        let points = rows(report.experiment(name));
+        if !points.is_empty() {
+            parts.push((title_of(name), latency_table(report, &points)));
+        }
+    }
+    for class in crate::peers::classes(report) {
+        let durable = if class.durable { "" } else { "NOT DURABLE, " };
+        let title = format!("{durable}as {}; an acknowledgement survives {}", class.level, class.survives);
+        parts.push((title, class_table(&class)));
+    }
+    for timeline in report.timelines.iter().filter(|timeline| timeline.repetition == 0) {
+        parts.push((timeline_title(timeline), timeline_table(timeline)));
+    }
     for curve in knee::curves(report) {
         let points = rows(curve.points.iter().copied());
         let title = format!("Window sweep · {} · {}", link_words(curve.link_rtt_us), points[0].load_label());
@@ -70,16 +84,28 @@ pub fn format_tables(report: &Report) -> String {
             units::bytes(knee.formula_bytes),
         ));
     }
+    let noise = crate::noise::of_report(report);
+    if noise.is_noisy() {
+        let marks = noise.of_rows.len();
+        text.push_str(&format!("\nNOISY: {marks} of {} rows are marked; the page names them", noise.rows));
+        for mark in &noise.of_run {
+            text.push_str(&format!("; {mark}"));
+        }
+        text.push('\n');
+    }
     if report.indicative {
         text.push_str("\nIndicative: fewer than ten repetitions; compare ratios inside this run only.\n");
     }
     text
 }
 
-/// Experiments with a latency table, the ladder first, the window sweep apart.
+/// Experiments that have tables of their own.
+const APART: [&str; 6] = ["window", "compare", "knee", "rates", "stall", "timeline"];
+
+/// Experiments with a latency table, the ladder first; those of [`APART`] left out.
 pub(crate) fn latency_experiments(report: &Report) -> Vec<&str> {
     let mut names: Vec<&str> = Vec::new();
-    for point in report.points.iter().filter(|point| point.experiment != "window") {
+    for point in report.points.iter().filter(|point| !APART.contains(&point.experiment.as_str())) {
         if !names.contains(&point.experiment.as_str()) {
             names.push(&point.experiment);
         }
@@ -87,6 +113,10 @@ pub(crate) fn latency_experiments(report: &Report) -> Vec<&str> {
     names.sort_by_key(|name| match *name {
         "ladder" => 0,
         "replay" => 1,
+        "sync_rules" => 3,
+        "standbys" => 4,
+        "shards" => 5,
+        "rtt" => 6,
         _ => 2,
     });
     names
@@ -96,6 +126,10 @@ pub(crate) fn title_of(experiment: &str) -> String {
     match experiment {
         "ladder" => "The ladder".into(),
         "replay" => "Replay of PostgreSQL WAL".into(),
+        "sync_rules" => "Sync rules".into(),
+        "standbys" => "One to eight standbys".into(),
+        "shards" => "Shards".into(),
+        "rtt" => "Distance".into(),
         other => capitalised(&other.replace(['_', '-'], " ")),
     }
 }
@@ -179,6 +213,41 @@ fn latency_table(report: &Report, points: &[Row<'_>]) -> Table {
         let (ratio, floor) = ratio_and_floor(report, row);
         figures.extend([ratio, floor]);
         table.add_row(cells(name, &figures));
+    }
+    table
+}
+
+fn class_table(class: &crate::peers::Class<'_>) -> Table {
+    let mut table = table(&["system", "version", "load", "p50 µs", "p99 µs", "commits/s"]);
+    for (load, rows) in &class.loads {
+        for row in rows {
+            let figures = [
+                row.point.version.clone().unwrap_or_default(),
+                load.clone(),
+                units::micros(row.p50().median),
+                units::micros(row.p99().median),
+                units::per_second(row.per_s().median),
+            ];
+            table.add_row(cells(&class.name(row), &figures));
+        }
+    }
+    table
+}
+
+fn timeline_title(timeline: &Timeline) -> String {
+    let load = match timeline.load.arrival {
+        Arrival::Closed(clients) => format!("{clients} clients"),
+        Arrival::OpenPerS(rate) => format!("{}/s", units::per_second(rate)),
+    };
+    format!("Where a record is when, first repetition · {load} · {} · {}", timeline.level, timeline.sync_rule)
+}
+
+fn timeline_table(timeline: &Timeline) -> Table {
+    let mut table = table(&["watermark", "p50 µs", "p99 µs"]);
+    let stages = timeline.stages.iter().map(|at| (format!("{} {}", at.node, at.stage.as_str()), at.after_ns));
+    let levels = timeline.levels.iter().map(|at| (format!("would acknowledge {}", at.level), at.after_ns));
+    for (name, latency) in stages.chain(levels) {
+        table.add_row(cells(&name, &[units::micros(latency.p50 as f64), units::micros(latency.p99 as f64)]));
     }
     table
 }

@@ -10,19 +10,37 @@ use towline_report::{knee, schema};
 #[path = "../src/synthetic.rs"]
 mod synthetic;
 
-/// What the canonical run draws: levels × loads × quantiles, and windows × quantiles.
-const MARKS: [(&str, usize); 5] = [
+/// What a run with every experiment draws: levels × loads × quantiles, windows × quantiles, and so on.
+const MARKS: [(&str, usize); 21] = [
     ("ladder-latency", 5 * 3 * 2),
     ("ladder-rate", 5 * 3),
     ("window-0", 12 * 2),
     ("window-1", 12 * 2),
     ("replay-latency", 5 * 2),
+    ("sync-rules-latency", 4 * 2),
+    ("standbys-latency", 4 * 2),
+    ("shards-latency", 2 * 2),
+    ("rtt-latency", 2 * 4 * 2),
+    // Systems × loads × quantiles; the last class is not durable.
+    ("compare-0", 4 * 2 * 2),
+    ("compare-rate-0", 4 * 2),
+    ("compare-1", 2 * 2 * 2),
+    ("compare-2", 2 * 2 * 2),
+    ("compare-3", 2 * 2),
+    ("timeline-0", 9 * 2),
+    ("timeline-levels-0", 4 * 2),
+    // The load that the generator could not offer is not drawn.
+    ("knee-0", 7 * 2),
+    ("knee-1", 7 * 2),
+    ("stall-0", 18 * 2),
+    ("stall-1", 18 * 2),
+    ("standbys-rate", 4),
 ];
 
 #[test]
 fn every_chart_shows_its_marks_on_a_desk_and_on_a_phone() {
     let Some(browser) = browser() else { return };
-    let page = towline_report::render_html(&synthetic::canonical_report(3));
+    let page = towline_report::render_html(&synthetic::full_report(3));
     for (width, height) in [(1280, 900), (500, 900)] {
         let (dom, log) = dump(&browser, &page, width, height);
         assert!(dom.contains("data-ready=\"yes\""), "the page's script did not end at {width} px");

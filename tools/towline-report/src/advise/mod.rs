@@ -233,6 +233,8 @@ fn is_rung(point: &Point) -> bool {
     point.system == "towline"
         && point.window.is_none()
         && point.latency_ns.samples > 0
+        && point.detail.kept_up != Some(false)
+        && point.detail.one_in.is_none()
         && !OTHER_EXPERIMENTS.iter().any(|name| point.experiment.starts_with(name))
 }
 

@@ -89,6 +89,7 @@ impl Scale {
                 let (from, to) = (low * 0.8, high * 1.25);
                 let decades = (to / from).log10();
                 let factors: &[f64] = match () {
+                    () if decades * 8.0 <= most_ticks as f64 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
                     () if decades * 3.0 <= most_ticks as f64 => &[1.0, 2.0, 5.0],
                     () if decades * 2.0 <= most_ticks as f64 => &[1.0, 3.0],
                     () => &[1.0],

@@ -5,7 +5,7 @@
 //! script. What plotly would add, zooming, is not needed for 15 rows; the figures are in the table below each chart.
 
 use super::axis::{Axis, Scale};
-use super::svg::{BLUE, GREEN, GRID, Hit, INK, MUTED, PAPER, PURPLE, VERMILION};
+use super::svg::{BLUE, GREEN, GRID, Hit, INK, MUTED, PAPER, PURPLE, SKY, VERMILION};
 use super::svg::{DrawError, Width, drawing, font};
 use crate::knee::{self, Curve};
 use crate::schema::{Knee, Window};
@@ -26,6 +26,10 @@ pub(super) struct RowGroup {
 /// One row: its dots, joined by a line.
 pub(super) struct DotRow {
     pub(super) label: String,
+    /// The label stands out.
+    pub(super) strong: bool,
+    /// A thick bar under the dots, from and to.
+    pub(super) bar: Option<(f64, f64)>,
     pub(super) dots: Vec<Dot>,
 }
 
@@ -94,19 +98,26 @@ fn dot_rows_once(
             }
             for (index, row) in group.rows.iter().enumerate() {
                 let middle = y + row_height / 2;
+                let color = if row.strong { INK } else { MUTED };
                 if width == Width::Wide {
                     if index == 0 {
                         put_text(area, &group.name, (0, middle - 7), 13.0, INK, true)?;
                     }
-                    put_text(area, &row.label, (112, middle - 6), 12.0, MUTED, false)?;
+                    put_text(area, &row.label, (112, middle - 6), 12.0, color, row.strong)?;
                 } else {
-                    put_text(area, &row.label, (0, middle - 6), 12.0, MUTED, false)?;
+                    put_text(area, &row.label, (0, middle - 6), 12.0, color, row.strong)?;
                 }
                 let at = -f64::from(middle);
                 let place = |value: f64| (scale.place(value), at);
                 if let (Some(first), Some(last)) = (row.dots.first(), row.dots.last()) {
                     let ends = [place(first.value), place(last.value)];
                     chart.draw_series(std::iter::once(PathElement::new(ends, GRID.stroke_width(4))))?;
+                }
+                if let Some((from, to)) = row.bar {
+                    // On a logarithmic axis the start may lie before its beginning.
+                    let from = scale.place(from).max(values_axis.low);
+                    let ends = [(from, at), (scale.place(to).max(from), at)];
+                    chart.draw_series(std::iter::once(PathElement::new(ends, SKY.stroke_width(9))))?;
                 }
                 for dot in &row.dots {
                     let color = if dot.filled { BLUE } else { VERMILION };
@@ -321,9 +332,9 @@ impl WindowAxis {
     }
 }
 
-type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
+pub(super) type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
 
-fn draw_dot(
+pub(super) fn draw_dot(
     chart: &mut Plane<'_, '_>,
     place: (f64, f64),
     filled: bool,
@@ -366,7 +377,7 @@ fn put_text(
     Ok(())
 }
 
-fn put_aligned(
+pub(super) fn put_aligned(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     text: &str,
     at: (i32, i32),

@@ -5,9 +5,13 @@
 
 mod axis;
 mod charts;
+mod curves;
+mod lines;
+mod peers;
 mod summary;
 mod svg;
 mod tables;
+mod timeline;
 
 use crate::groups::{self, Row, rows};
 use crate::knee;
@@ -19,6 +23,7 @@ use charts::{Dot, DotRow, RowGroup};
 /// The whole page.
 pub fn render_html(report: &Report) -> String {
     let mut body = summary::render(report);
+    body.push_str(&peers::section(report));
     for experiment in latency_experiments(report) {
         body.push_str(&latency_section(report, experiment));
         if experiment == "ladder" {
@@ -28,8 +33,12 @@ pub fn render_html(report: &Report) -> String {
     if !report.points.iter().any(|point| point.experiment == "ladder") {
         body.push_str(&window_section(report));
     }
+    body.push_str(&timeline::section(report));
+    body.push_str(&curves::knee_section(report));
+    body.push_str(&curves::stall_section(report));
     body.push_str(&checks_section(report));
     body.push_str(&floors_section(report));
+    body.push_str(&noise_section(report));
     body.push_str(&machine_section(report));
     body.push_str(&caveats_section(report));
     page(&format!("Towline · {}", report.name), &body)
@@ -91,6 +100,13 @@ fn latency_section(report: &Report, experiment: &str) -> String {
         }
         "replay" => {
             "Write-ahead log recorded from a real PostgreSQL, record for record with its own sizes, replayed at each level."
+        }
+        "standbys" => "Any one of them counts; every one of them is shipped to.",
+        "sync_rules" => "The same standbys and the same load; only who must have the record differs.",
+        "shards" => "Each shard is a log with a core of its own.",
+        "rtt" => {
+            "The same load over an emulated link. What the own disk answers is as far away as before; what a standby must \
+             answer costs a round trip."
         }
         _ => "",
     };
@@ -188,7 +204,8 @@ fn grouped<'a, 'r>(
 ) -> Vec<(Level, &'r Row<'a>, Vec<DotRow>)> {
     let mut found: Vec<(Level, &Row<'a>, Vec<DotRow>)> = Vec::new();
     for row in points {
-        let dots = DotRow { label: tables::row_label(row, points), dots: dots(row) };
+        let label = tables::row_label(row, points);
+        let dots = DotRow { label, strong: false, bar: None, dots: dots(row) };
         match found.last_mut() {
             Some((level, _, rows)) if *level == row.point.level => rows.push(dots),
             _ => found.push((row.point.level, row, vec![dots])),
@@ -277,6 +294,30 @@ fn floors_section(report: &Report) -> String {
     )
 }
 
+fn noise_section(report: &Report) -> String {
+    let noise = crate::noise::of_report(report);
+    if noise.rows == 0 {
+        return String::new();
+    }
+    let verdict = match (noise.is_noisy(), noise.of_rows.is_empty()) {
+        (true, _) => "<b>This run is noisy.</b>",
+        (false, true) => "Nothing was marked.",
+        (false, false) => "The run as a whole is quiet; some rows are to be read with care.",
+    };
+    let items = noise.of_run.iter().map(|mark| escape(mark));
+    let rows = noise.of_rows.iter().map(|(row, why)| format!("{}: {}", escape(row), escape(why)));
+    let items: String = items.chain(rows).map(|item| format!("<li>{item}</li>")).collect();
+    let list = if items.is_empty() { String::new() } else { format!("<ul>{items}</ul>") };
+    format!(
+        "<section id=\"noise\"><h2>What disturbed it</h2><p class=\"lead\">{verdict} Marked are: {}. {} of {} rows are \
+         marked; a run is noisy when it is marked as a whole, or more than {:.0} % of its rows are.</p>{list}</section>",
+        escape(&crate::noise::bounds()),
+        noise.of_rows.len(),
+        noise.rows,
+        100.0 * crate::noise::MARKED_ROWS,
+    )
+}
+
 fn machine_section(report: &Report) -> String {
     format!(
         "<section id=\"machine\"><h2>Machine and command</h2><pre><code>{}</code></pre>{}</section>",
@@ -356,12 +397,54 @@ mod tests {
     }
 
     #[test]
+    fn every_experiment_has_its_section_only_where_it_was_run() {
+        let full = render_html(&synthetic::full_report(3));
+        let plain = render_html(&synthetic::canonical_report(3));
+        for id in ["compare", "timeline", "knee", "stall", "sync-rules", "standbys", "shards", "rtt"] {
+            let section = format!("<section id=\"{id}\"");
+            assert!(full.contains(&section), "{id} is missing");
+            assert!(!plain.contains(&section), "{id} was not run");
+        }
+        assert!(!full.contains("NaN") && !full.contains("could not be drawn"));
+        for expected in [
+            "Not durable, acknowledged as",
+            "An acknowledgement survives",
+            "Timing them changed p50 by +0.6 %",
+            "refused: the generator could not offer it",
+            "a goes on",
+            "ANY 3",
+        ] {
+            assert!(full.contains(expected), "{expected:?} is missing");
+        }
+        for part in full.split("<section").flat_map(|section| section.split("<h3")) {
+            assert!(
+                !part.contains("<figure") || part.contains("<table>"),
+                "charts without a table: {part:.80}"
+            );
+        }
+        assert!(full.len() < 2_500_000, "{} bytes", full.len());
+    }
+
+    #[test]
     fn names_from_a_report_cannot_become_markup() {
         let mut report = synthetic::canonical_report(1);
         report.name = "<script>alert(1)</script>".into();
         report.points[0].experiment = "<img onerror=x>".into();
         report.notes.push("<b onclick=y>".into());
         report.environment.cpu = "<i>\"cpu\"".into();
+        let mut full = synthetic::full_report(1);
+        let compared = full.points.iter_mut().find(|point| point.experiment == "compare");
+        let compared = compared.unwrap();
+        compared.system = "<script>alert(2)</script>".into();
+        compared.survives = Some("<img>".into());
+        compared.version = Some("<img src=x>".into());
+        full.timelines[0].sync_rule = "<img>".into();
+        full.timelines[0].stages[0].node = "<img>".into();
+        let stalled = full.points.iter_mut().find(|point| point.detail.stall.is_some()).unwrap();
+        stalled.sync_rule = "<img>".into();
+        stalled.detail.stall.as_mut().unwrap().standby = "<img>".into();
+        let page = render_html(&full);
+        assert!(!page.contains("<img") && !page.contains("<script>alert"));
         let page = render_html(&report);
         for bad in ["<script>alert", "<img", "<b onclick", "<i>\"cpu"] {
             assert!(!page.contains(bad), "{bad} got through");

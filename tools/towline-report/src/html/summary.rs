@@ -58,8 +58,13 @@ fn header(report: &Report) -> String {
     } else {
         "<span class=\"badge solid\">ten repetitions or more</span>"
     };
+    let noisy = if crate::noise::of_report(report).is_noisy() {
+        "<span class=\"badge noisy\">noisy</span>"
+    } else {
+        ""
+    };
     format!(
-        "<header><p class=\"eyebrow\">Towline · measured run</p><h1>{}{badge}</h1><p class=\"facts-line\">{facts}</p></header>",
+        "<header><p class=\"eyebrow\">Towline · measured run</p><h1>{}{badge}{noisy}</h1><p class=\"facts-line\">{facts}</p></header>",
         escape(&report.name)
     )
 }

@@ -10,6 +10,7 @@ pub(super) const GRID: RGBColor = RGBColor(0xE3, 0xE3, 0xE3);
 pub(super) const PAPER: RGBColor = RGBColor(0xFD, 0xFD, 0xFD);
 /// Okabe and Ito's colours, told apart by every kind of colour vision.
 pub(super) const BLUE: RGBColor = RGBColor(0x00, 0x72, 0xB2);
+pub(super) const SKY: RGBColor = RGBColor(0xB5, 0xDD, 0xF5);
 pub(super) const VERMILION: RGBColor = RGBColor(0xD5, 0x5E, 0x00);
 pub(super) const GREEN: RGBColor = RGBColor(0x00, 0x9E, 0x73);
 pub(super) const PURPLE: RGBColor = RGBColor(0xCC, 0x79, 0xA7);

@@ -30,7 +30,35 @@ pub(super) fn row_label(row: &Row<'_>, all: &[Row<'_>]) -> String {
     if peers().any(|other| other.point.record_bytes != row.point.record_bytes) {
         label.push_str(&format!(", {}", units::bytes(row.point.record_bytes)));
     }
+    if peers().any(|other| other.point.sync_rule != row.point.sync_rule) && !row.point.sync_rule.is_empty() {
+        label.push_str(&format!(", {}", short_rule(&row.point.sync_rule)));
+    }
+    if peers().any(|other| other.point.shards != row.point.shards) {
+        let shards = row.point.shards;
+        label.push_str(&if shards == 1 { ", 1 shard".into() } else { format!(", {shards} shards") });
+    }
+    if peers().any(|other| other.point.link_rtt_us != row.point.link_rtt_us) {
+        label.push_str(&format!(", {}", units::duration(row.point.link_rtt_us * 1e3)));
+    }
+    if let Some(one_in) = row.point.detail.one_in {
+        label.push_str(&format!(", 1 in {one_in}"));
+    }
     label
+}
+
+/// `ANY 2 (a, b, c)` as `ANY 2`: the names are in the table's note.
+fn short_rule(rule: &str) -> &str {
+    let head = rule.split('(').next().unwrap_or(rule).trim();
+    if head.is_empty() { rule } else { head }
+}
+
+/// The 95 % interval of p50 and p99 over the repetitions; of few of them the range, of one nothing.
+pub(super) fn intervals(row: &Row<'_>) -> [String; 2] {
+    [row.p50_interval(), row.p99_interval()].map(|interval| {
+        interval.map_or("–".into(), |interval| {
+            format!("{} – {}", units::micros(interval.low), units::micros(interval.high))
+        })
+    })
 }
 
 pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
@@ -49,11 +77,7 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
         };
         let (ratio, floor) = ratio_and_floor(report, row);
         let p50 = row.p50();
-        let spread = if p50.count < 2 {
-            "–".into()
-        } else {
-            format!("{} – {}", units::micros(p50.min), units::micros(p50.max))
-        };
+        let [p50_interval, p99_interval] = intervals(row);
         let cells = [
             units::micros(p50.median),
             units::micros(row.latency(|latency| latency.p90).median),
@@ -69,7 +93,7 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
             escape(&row_label(row, points)),
             numbers(&cells),
             escape(&floor),
-            numbers(&[spread, units::grouped(row.samples() as f64)]),
+            numbers(&[p50_interval, p99_interval, units::grouped(row.samples() as f64)]),
         ));
     }
     table(
@@ -84,7 +108,8 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
             "#commits/s",
             "#× floor",
             "floor",
-            "#p50 range",
+            "#p50 interval",
+            "#p99 interval",
             "#samples",
         ],
         &body,
@@ -354,7 +379,7 @@ fn floor_row(name: &str, what: &str, cells: &[String]) -> String {
 }
 
 /// A header with `#` before it stands over numbers.
-fn table(head: &[&str], body: &str) -> String {
+pub(super) fn table(head: &[&str], body: &str) -> String {
     let head: String = head
         .iter()
         .map(|name| match name.strip_prefix('#') {
@@ -365,6 +390,6 @@ fn table(head: &[&str], body: &str) -> String {
     format!("<div class=\"scroll\"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 }
 
-fn numbers(cells: &[String]) -> String {
+pub(super) fn numbers(cells: &[String]) -> String {
     cells.iter().map(|cell| format!("<td class=\"n\">{}</td>", escape(cell))).collect()
 }

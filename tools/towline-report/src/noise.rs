@@ -1,0 +1,192 @@
+//! What disturbed a run: marks by stated bounds, so that a reader need not guess which figures to trust.
+
+use crate::groups::rows;
+use crate::schema::{Arrival, FloorsOfRepetition, Level, Report};
+use crate::series::{ENOUGH_VALUES, autocorrelation_bound, lag1_autocorrelation, steady_from};
+use crate::stats::median;
+use serde::Serialize;
+
+/// The hypervisor took more than this share of the processors' time, percent.
+pub const STEAL_PERCENT: f64 = 2.0;
+/// Some task waited for a processor for more than this share of the time, percent. A loaded run on two cores makes more
+/// than half of that by itself.
+pub const PRESSURE_PERCENT: f64 = 75.0;
+/// A mean this many times the median is no tail of the log's own making.
+pub const MEAN_OVER_P50: f64 = 2.0;
+/// A floor that lies this share away from its median over the run.
+pub const FLOOR_DRIFT: f64 = 0.25;
+/// More of the rows marked than this make the run a noisy one.
+pub const MARKED_ROWS: f64 = 0.1;
+
+/// The marks of one run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Noise {
+    /// What holds for the run as a whole.
+    pub of_run: Vec<String>,
+    /// By row: which, and why.
+    pub of_rows: Vec<(String, String)>,
+    /// Rows that were looked at.
+    pub rows: usize,
+}
+
+impl Noise {
+    /// The run as a whole is to be read with care.
+    pub fn is_noisy(&self) -> bool {
+        !self.of_run.is_empty() || self.of_rows.len() as f64 > MARKED_ROWS * self.rows as f64
+    }
+}
+
+/// Holds a run against the bounds.
+pub fn of_report(report: &Report) -> Noise {
+    let mut noise = Noise { of_run: run_marks(report), ..Noise::default() };
+    for row in rows(&report.points) {
+        noise.rows += 1;
+        let mut why = Vec::new();
+        let steal = row.summary(|point| point.steal_percent).map_or(0.0, |steal| steal.median);
+        if steal > STEAL_PERCENT {
+            why.push(format!("steal time {steal:.1} %"));
+        }
+        let pressure = row.summary(|point| point.detail.cpu_pressure_percent).map_or(0.0, |p| p.median);
+        if pressure > PRESSURE_PERCENT {
+            why.push(format!("CPU pressure {pressure:.0} %"));
+        }
+        // The mean of `off` holds its waits for room, and that of an open load its queue.
+        let closed = matches!(row.point.load.arrival, Arrival::Closed(_)) && row.point.level != Level::Off;
+        let over = row.summary(|point| Some(point.mean_ns? / point.latency_ns.p50.max(1) as f64));
+        if let Some(over) = over.filter(|over| closed && over.median > MEAN_OVER_P50) {
+            why.push(format!("mean {:.1} × p50", over.median));
+        }
+        if row.repetitions.iter().any(|point| point.detail.kept_up == Some(false)) {
+            why.push("the generator could not offer the load: refused".into());
+        }
+        let p50: Vec<f64> = row.in_order().iter().map(|point| point.latency_ns.p50 as f64).collect();
+        why.extend(hang_together(&p50));
+        if !why.is_empty() {
+            noise.of_rows.push((crate::against::label(row.point), why.join("; ")));
+        }
+    }
+    noise
+}
+
+/// Whether the repetitions are not independent, so that an interval over them is too narrow.
+fn hang_together(values: &[f64]) -> Option<String> {
+    let r = lag1_autocorrelation(values).filter(|_| values.len() >= ENOUGH_VALUES)?;
+    if r <= autocorrelation_bound(values.len()) {
+        return None;
+    }
+    let steady = match steady_from(values) {
+        Some(0) => String::new(),
+        Some(cut) => format!(", steady from repetition {} on", cut + 1),
+        None => ", never steady".into(),
+    };
+    Some(format!("repetitions hang together (lag-1 autocorrelation {r:.2}{steady})"))
+}
+
+fn run_marks(report: &Report) -> Vec<String> {
+    let mut marks = Vec::new();
+    let environment = &report.environment;
+    if let Some(steal) = environment.steal_percent.filter(|steal| *steal > STEAL_PERCENT) {
+        marks.push(format!("the hypervisor took {steal:.1} % of the processors' time"));
+    }
+    if let Some(pressure) = environment.cpu_pressure_percent.filter(|share| *share > PRESSURE_PERCENT) {
+        marks.push(format!("tasks waited for a processor for {pressure:.0} % of the time"));
+    }
+    type Floor = fn(&FloorsOfRepetition) -> Option<u64>;
+    let floors: [(&str, Floor); 3] = [
+        ("durable write", |floors| floors.durable_write_ns),
+        ("bare pair", |floors| floors.pair_commit_ns),
+        ("round trip", |floors| floors.round_trip_ns),
+    ];
+    for (name, of) in floors {
+        let values: Vec<f64> =
+            report.floors.by_repetition.iter().filter_map(of).map(|ns| ns as f64).collect();
+        let Some(middle) = median(&values).filter(|middle| *middle > 0.0) else { continue };
+        let farthest =
+            values.iter().map(|value| value / middle - 1.0).max_by(|a, b| a.abs().total_cmp(&b.abs()));
+        if let Some(drift) = farthest.filter(|drift| drift.abs() > FLOOR_DRIFT) {
+            marks.push(format!(
+                "the {name} floor of one repetition is {:+.0} % off its median",
+                100.0 * drift
+            ));
+        }
+    }
+    marks
+}
+
+/// The bounds in words.
+pub fn bounds() -> String {
+    format!(
+        "steal time above {STEAL_PERCENT} %, CPU pressure above {PRESSURE_PERCENT} %, a mean above {MEAN_OVER_P50} × p50 in a \
+         closed loop, a floor more than {:.0} % off its median, repetitions whose lag-1 autocorrelation is above 2/√n, or a \
+         load that the generator could not offer",
+        100.0 * FLOOR_DRIFT
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::canonical_report;
+
+    #[test]
+    fn a_quiet_run_has_no_mark_and_each_bound_makes_one() {
+        let quiet = canonical_report(3);
+        let noise = of_report(&quiet);
+        assert!(!noise.is_noisy() && noise.of_rows.is_empty() && noise.rows > 30, "{noise:?}");
+
+        let mut steal = quiet.clone();
+        steal.environment.steal_percent = Some(2.1);
+        assert!(of_report(&steal).is_noisy());
+        let mut pressure = quiet.clone();
+        pressure.environment.cpu_pressure_percent = Some(76.0);
+        assert!(of_report(&pressure).is_noisy());
+
+        let mut drift = quiet.clone();
+        drift.floors.by_repetition = [100, 101, 99, 126]
+            .map(|us| FloorsOfRepetition { durable_write_ns: Some(us * 1000), ..Default::default() })
+            .to_vec();
+        let marks = of_report(&drift).of_run;
+        assert!(
+            marks.len() == 1 && marks[0].contains("durable write") && marks[0].contains("+25 %"),
+            "{marks:?}"
+        );
+        drift.floors.by_repetition[3].durable_write_ns = Some(124_000);
+        assert!(!of_report(&drift).is_noisy());
+    }
+
+    #[test]
+    fn a_row_is_marked_by_its_own_figures() {
+        let mut report = canonical_report(3);
+        let disturbed =
+            |point: &&mut crate::schema::Point| point.experiment == "ladder" && point.level == Level::On;
+        for point in report
+            .points
+            .iter_mut()
+            .filter(disturbed)
+            .filter(|point| point.load == crate::schema::Load::closed(8))
+        {
+            point.mean_ns = Some(2.1 * point.latency_ns.p50 as f64);
+        }
+        let noise = of_report(&report);
+        assert_eq!(noise.of_rows.len(), 1);
+        assert!(noise.of_rows[0].0.contains("on, 8 clients") && noise.of_rows[0].1.contains("2.1 × p50"));
+        assert!(!noise.is_noisy(), "one row of many does not spoil a run");
+        report.points[0].detail.kept_up = Some(false);
+        assert!(of_report(&report).of_rows.iter().any(|(_, why)| why.contains("could not offer")));
+    }
+
+    #[test]
+    fn repetitions_that_drift_are_marked() {
+        let mut report = canonical_report(12);
+        report.points.retain(|point| point.experiment == "replay" && point.level == Level::Local);
+        assert_eq!(of_report(&report).of_rows, []);
+        for point in &mut report.points {
+            point.latency_ns.p50 = 100_000 + 10_000 * u64::from(point.repetition);
+        }
+        let noise = of_report(&report);
+        assert!(
+            noise.of_rows[0].1.contains("hang together") && noise.of_rows[0].1.contains("never steady"),
+            "{noise:?}"
+        );
+    }
+}
