@@ -86,11 +86,11 @@ pub(crate) fn classes(report: &Report) -> Vec<Class<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synthetic::comparison_report;
+    use crate::synthetic::full_report;
 
     #[test]
     fn promises_are_kept_apart_and_the_fastest_stands_first() {
-        let report = comparison_report(3);
+        let report = full_report(3);
         let classes = classes(&report);
         let kinds: Vec<_> = classes.iter().map(|class| (class.level, class.durable)).collect();
         assert_eq!(

@@ -6,8 +6,6 @@ use rand::{RngExt, SeedableRng};
 
 #[path = "synthetic_experiments.rs"]
 mod experiments;
-#[cfg(test)]
-pub(crate) use experiments::comparison_report;
 pub(crate) use experiments::full_report;
 
 pub(crate) fn window_point(window: Window, link_rtt_us: f64, p50: u64) -> Point {

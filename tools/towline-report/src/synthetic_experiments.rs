@@ -45,7 +45,7 @@ pub(crate) fn full_report(repetitions: u32) -> Report {
 }
 
 /// Four systems at two loads: one promise that most make, one that a library makes alone, one that is not durable.
-pub(crate) fn comparison_report(repetitions: u32) -> Report {
+fn comparison_report(repetitions: u32) -> Report {
     let mut report =
         Report::new("compare", vec!["towline".into(), "bench".into(), "compare".into()], super::machine());
     report.floors = super::floors();
