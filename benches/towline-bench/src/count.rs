@@ -17,8 +17,6 @@ pub(crate) struct Counters {
     pub degraded_acks: u64,
     /// Payload bytes that the last of the standbys has flushed.
     pub standby_payload_bytes: u64,
-    /// Heap allocations of the process; `None` where the program does not count them.
-    pub allocations: Option<u64>,
 }
 
 impl Counters {
@@ -46,7 +44,6 @@ impl Counters {
             batches: self.batches.saturating_sub(earlier.batches),
             degraded_acks: self.degraded_acks.saturating_sub(earlier.degraded_acks),
             standby_payload_bytes: self.standby_payload_bytes.saturating_sub(earlier.standby_payload_bytes),
-            allocations: between(self.allocations, earlier.allocations),
         }
     }
 }
@@ -105,8 +102,8 @@ mod tests {
     #[test]
     fn counters_are_differences() {
         let early = Counters { enters: 10, flushes: 4, ..Counters::default() };
-        let late = Counters { enters: 25, flushes: 9, allocations: Some(1), ..Counters::default() };
+        let late = Counters { enters: 25, flushes: 9, submitting_enters: Some(1), ..Counters::default() };
         let between = late.since(&early);
-        assert_eq!((between.enters, between.flushes, between.allocations), (15, 5, None));
+        assert_eq!((between.enters, between.flushes, between.submitting_enters), (15, 5, None));
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Measured {
     pub exposure_bytes: Histogram<u64>,
     /// What was counted while measuring.
     pub counters: Counters,
+    /// Heap allocations of this process, without those of watching it; `None` where they are not counted.
+    pub allocations: Option<u64>,
     /// The most kernel worker threads seen at once.
     pub ring_workers: usize,
     /// Measured time.
@@ -85,6 +87,8 @@ where
         let began = SystemTime::now();
         let counters_before = observer.counters();
         let cpu_before = CpuTimes::now();
+        // Between the two looks at the counters, which allocate, too.
+        let allocated_before = observer.allocations();
         let mut exposure_bytes = record::new_histogram();
         let mut ring_workers = 0;
         let mut next_look = Instant::now();
@@ -103,8 +107,8 @@ where
             of_watching += observer.allocations().zip(allocated).map_or(0, |(after, before)| after - before);
             std::thread::sleep(observer.sample_every());
         }
-        let mut counters = observer.counters().since(&counters_before);
-        counters.allocations = counters.allocations.map(|all| all.saturating_sub(of_watching));
+        let allocated = observer.allocations().zip(allocated_before).map(|(after, before)| after - before);
+        let counters = observer.counters().since(&counters_before);
         let cpu_after = CpuTimes::now();
         let recorder = match generator.join() {
             Ok(recorder) => recorder?,
@@ -114,6 +118,7 @@ where
             recorder,
             exposure_bytes,
             counters,
+            allocations: allocated.map(|all| all.saturating_sub(of_watching)),
             ring_workers,
             duration: timing.duration(),
             began,

@@ -98,7 +98,6 @@ impl PointResult {
             batches: Some(measured.counters.batches),
             enters_per_flush: measured.counters.submitting_enters.and_then(|enters| per(enters, flushes)),
             allocations_per_commit: measured
-                .counters
                 .allocations
                 .filter(|_| experiment.client == ClientKind::Embedded)
                 .and_then(|allocations| per(allocations, recorder.acked)),

@@ -321,8 +321,7 @@ impl Observer for Watch<'_> {
 
     fn counters(&self) -> Counters {
         let Ok(status) = self.primary.status() else { return Counters::default() };
-        let mut counters =
-            Counters { allocations: self.allocations(), submitting_enters: Some(0), ..Counters::default() };
+        let mut counters = Counters { submitting_enters: Some(0), ..Counters::default() };
         for shard in &status.shards {
             counters.enters += shard.driver.enters;
             counters.submitting_enters =
