@@ -74,11 +74,11 @@ prop_compose! {
 prop_compose! {
     fn welcome()(version: u16, log: [u8; 16], node: u64, name in name(), incarnation: u64, adopted in term(),
                  end in end(), log_start in lsn(), history in history(), leader_flushed in lsn(), applies: bool,
-                 set_size: u16)
+                 applies_safe: bool, set_size: u16)
                  -> Welcome {
         let (log, node) = (LogId(log), NodeId(node));
         Welcome { version, log, node, name, incarnation, adopted, end, log_start, history, leader_flushed, applies,
-                  set_size }
+                  applies_safe, set_size }
     }
 }
 prop_compose! {

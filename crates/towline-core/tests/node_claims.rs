@@ -166,6 +166,7 @@ impl Probe {
             history: OLD(),
             leader_flushed: Lsn(leader_flushed),
             applies: false,
+            applies_safe: false,
             set_size: 2,
         };
         self.frame(u64::from(peer), Frame::Welcome(welcome))

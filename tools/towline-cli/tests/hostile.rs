@@ -151,6 +151,7 @@ fn welcome(version: u16) -> Frame {
         leader_flushed: Lsn(0),
         set_size: 2,
         applies: false,
+        applies_safe: false,
     })
 }
 

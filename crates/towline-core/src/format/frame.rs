@@ -78,6 +78,8 @@ pub struct Welcome {
     pub leader_flushed: Lsn,
     /// Whether it applies, and so wants to hear of progress at once.
     pub applies: bool,
+    /// Whether it applies only what the rule has made safe, and so wants to hear of that at once.
+    pub applies_safe: bool,
     /// How many standbys the leader ships to that it followed last; 0 when it has followed none directly: it then counts
     /// in no promotion.
     pub set_size: u16,

@@ -325,6 +325,7 @@ fn write_welcome(welcome: &Welcome, out: &mut Writer<'_>) -> Result<(), TooLong>
     out.history(&welcome.history)?;
     out.lsn(welcome.leader_flushed);
     out.u8(u8::from(welcome.applies));
+    out.u8(u8::from(welcome.applies_safe));
     out.u16(welcome.set_size);
     Ok(())
 }
@@ -342,6 +343,7 @@ fn read_welcome(from: &mut Reader<'_>) -> Option<Welcome> {
         history: from.history()?,
         leader_flushed: from.lsn()?,
         applies: from.bool()?,
+        applies_safe: from.bool()?,
         set_size: from.u16()?,
     })
 }

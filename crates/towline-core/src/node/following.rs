@@ -330,6 +330,8 @@ impl Node {
             leader_flushed: self.following.leader_flushed,
             // A relay's own standbys may apply: it wants to know as soon as they do.
             applies: self.config.applies || !self.peers.is_empty(),
+            // Those behind it may need it, whatever it does itself.
+            applies_safe: self.config.apply_safe || !self.peers.is_empty(),
             set_size: meta.set_size,
         };
         self.answer(session, Frame::Welcome(welcome));

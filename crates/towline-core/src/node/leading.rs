@@ -320,7 +320,9 @@ impl Node {
     }
 
     pub(super) fn handle_ticket(&mut self, ticket: Ticket) {
-        self.applied_wanted |= ticket.level == Level::RemoteApply;
+        if ticket.level == Level::RemoteApply {
+            self.applied_wanted = self.applied_wanted.max(ticket.end);
+        }
         let has_rule = self.gate.rule().1.is_some() || self.gate.pending_rule().is_some();
         match (&self.role, check_window(ticket.level, ticket.window, has_rule)) {
             (Role::Leading(_), Ok(())) => self.gate.ticket(ticket),
@@ -331,7 +333,9 @@ impl Node {
     }
 
     pub(super) fn handle_wait(&mut self, ticket: TicketId, lsn: Lsn, level: Level) {
-        self.applied_wanted |= level == Level::RemoteApply;
+        if level == Level::RemoteApply {
+            self.applied_wanted = self.applied_wanted.max(lsn);
+        }
         if self.is_leading() {
             self.gate.wait(ticket, lsn, level);
         } else {

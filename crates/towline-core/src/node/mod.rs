@@ -77,8 +77,8 @@ pub struct Node {
     sealed: bool,
     last_batch_ns: u64,
     stopping: bool,
-    /// Somebody has waited for `remote_apply`: every standby hears at once what it may count as applied.
-    applied_wanted: bool,
+    /// Somebody waits at `remote_apply` for what lies below, until it is applied.
+    applied_wanted: Lsn,
 }
 
 /// What this node is doing.
@@ -137,7 +137,7 @@ impl Node {
             sealed: recovered.sealed,
             last_batch_ns: 0,
             stopping: false,
-            applied_wanted: false,
+            applied_wanted: Lsn(0),
             config,
         };
         if let Some(span) = recovered.cut {

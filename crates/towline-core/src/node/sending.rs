@@ -3,6 +3,7 @@
 use super::shipping::{Link, PROGRESS_DELAY_NS, Peer};
 use super::{Event, Node, Output, Role, Source};
 use crate::format::{Frame, RefusalCode};
+use crate::replication::gate::Stage;
 use crate::replication::progress::ShipMode;
 use crate::types::limits::MAX_SEND_BYTES;
 use crate::types::{Lsn, SessionId};
@@ -70,9 +71,9 @@ impl Node {
         }
     }
 
-    /// A standby that applies hears at once how far the leader has flushed and what is safe while somebody waits for
-    /// that; else within a millisecond, because the next batch carries the flushed watermark anyway and a frame for
-    /// every flush would cost as much as the batch. Others hear with the heartbeat.
+    /// A standby that applies hears at once how far it may while somebody waits for that: what the leader has flushed,
+    /// or what is safe where it applies no more. Else within a millisecond, because the next batch carries the flushed
+    /// watermark anyway and a frame for every flush would cost as much as the batch. Others hear with the heartbeat.
     fn maybe_tell_progress(&mut self, index: usize, session: SessionId) {
         let (flushed, safe) = match self.role {
             Role::Leading(_) => (self.tail.flushed().lsn, self.safe_flushed()),
@@ -80,11 +81,18 @@ impl Node {
         };
         let log_start = self.segments.log_start();
         let now = (flushed, safe, log_start);
-        let wanted = self.applied_wanted;
+        let applied = self.gate.safe(Stage::Applied).map_or(Lsn(0), |position| position.lsn);
+        let waits = applied < self.applied_wanted;
         let peer = &mut self.peers[index];
         if peer.told == now {
             return;
         }
+        let may_apply_more = if peer.applies_safe {
+            flushed.min(safe) > peer.told.0.min(peer.told.1)
+        } else {
+            flushed > peer.told.0
+        };
+        let wanted = waits && peer.applies && may_apply_more;
         let since_ns = *peer.news_ns.get_or_insert(self.now_ns);
         let waited = peer.applies && self.now_ns.saturating_sub(since_ns) >= PROGRESS_DELAY_NS;
         if wanted || waited || peer.progress_due || peer.told.2 != log_start {

@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) attempts: u32,
     pub(super) node: Option<NodeId>,
     pub(super) applies: bool,
+    /// It applies only what is safe.
+    pub(super) applies_safe: bool,
     /// Of its welcome.
     pub(super) set_size: u16,
     pub(super) progress: Progress,
@@ -72,6 +74,7 @@ impl Peer {
             attempts: 0,
             node: None,
             applies: false,
+            applies_safe: false,
             set_size: 0,
             progress: Progress::new(Term::default(), Lsn(0)),
             flight: None,
@@ -323,6 +326,7 @@ impl Node {
         let peer = &mut self.peers[index];
         peer.node = Some(welcome.node);
         peer.applies = welcome.applies;
+        peer.applies_safe = welcome.applies_safe;
         peer.set_size = welcome.set_size;
         peer.link = Link::Known(session);
         if !self.may_go_on_after(&welcome) {
