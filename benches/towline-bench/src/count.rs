@@ -30,7 +30,6 @@ impl Counters {
             batches: self.batches + other.batches,
             degraded_acks: self.degraded_acks + other.degraded_acks,
             standby_payload_bytes: self.standby_payload_bytes + other.standby_payload_bytes,
-            allocations: both(self.allocations, other.allocations),
         }
     }
 

@@ -59,6 +59,7 @@ impl Measured {
         // The same bounds everywhere, so adding cannot fail.
         let _ = self.exposure_bytes.add(&later.exposure_bytes);
         self.counters = self.counters.plus(&later.counters);
+        self.allocations = self.allocations.zip(later.allocations).map(|(one, other)| one + other);
         self.ring_workers = self.ring_workers.max(later.ring_workers);
         self.duration += later.duration;
         let larger = |one: Option<f64>, other: Option<f64>| one.zip(other).map(|(one, other)| one.max(other));
