@@ -212,6 +212,12 @@ impl FloorSet {
     }
 }
 
+/// The floor of `off`, p50 and p99, ns: copy and CRC of one 256-byte record into a buffer larger than the caches.
+pub fn append_copy_ns(time: Duration) -> (u64, u64) {
+    let copy = append_copy(time);
+    (copy.ns.value_at_quantile(0.5), copy.ns.value_at_quantile(0.99))
+}
+
 /// Copy and CRC of 256 bytes into a buffer larger than the caches: what `off` cannot do without.
 fn append_copy(time: Duration) -> Latencies {
     let source = [0x5au8; RECORD];

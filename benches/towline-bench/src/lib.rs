@@ -26,9 +26,11 @@ mod verify;
 mod workload;
 
 pub use error::BenchError;
-pub use floors::{PEER_SUBCOMMAND, peer_entry};
+pub use floors::{PEER_SUBCOMMAND, append_copy_ns, peer_entry};
 pub use options::BenchOptions;
-pub use plan::{Arrivals, ClientKind, Experiment, Generator, HostKind, Kind, Overrides, Rate, Windows};
+pub use plan::{
+    Arrivals, ClientKind, Experiment, Generator, HostKind, Kind, Overrides, Rate, Sizes, Windows,
+};
 pub use replay::{Row, Wal};
 pub use run::{Outcome, run};
 pub use workload::Workload;

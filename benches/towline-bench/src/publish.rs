@@ -3,7 +3,7 @@
 use crate::cluster::RunningCluster;
 use crate::floors::FloorSet;
 use crate::measure::Measured;
-use crate::plan::{ClientKind, Experiment, Generator};
+use crate::plan::{Arrivals, ClientKind, Experiment, Generator, Kind, Sizes};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -214,6 +214,8 @@ fn detail(experiment: &Experiment, spec: &PointSpec, measured: &Measured) -> Det
         generator_lag_ns: open.then(|| latency_of(&recorder.lag_ns)),
         kept_up: open.then(|| recorder.kept_up()),
         cpu_pressure_percent: measured.pressure_percent,
+        one_in: (experiment.kind == Kind::Mixed).then_some(experiment.one_in),
+        record_sizes: experiment.record_sizes.as_ref().map(Sizes::words),
         ..Detail::default()
     }
 }
@@ -274,8 +276,27 @@ fn histogram_name(experiment: &Experiment, link_rtt_us: u64, spec: &PointSpec) -
         Some(Window::Infinite) => "-window-inf".into(),
     };
     let link = if link_rtt_us == 0 { String::new() } else { format!("-rtt-{link_rtt_us}-us") };
-    format!("{}-{}-{load}{window}{link}", experiment.name, spec.level)
+    // What tables of one experiment differ in: their histograms must not be taken for repetitions of each other.
+    let mut more = String::new();
+    if experiment.kind == Kind::Mixed {
+        more.push_str(&format!("-1-in-{}", experiment.one_in));
+    }
+    if let (Arrivals::Bursts(count), PointLoad::Open(_)) = (experiment.arrivals, spec.load) {
+        more.push_str(&format!("-bursts-of-{count}"));
+    }
+    if experiment.record_sizes.is_some() {
+        more.push_str("-sizes");
+    }
+    if OWN_CLUSTERS.contains(&experiment.name.as_str()) {
+        let rule = experiment.sync_rule.as_deref().unwrap_or("no rule");
+        let word: String = rule.chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+        let (standbys, shards) = (experiment.standby_names().len(), experiment.shards);
+        more.push_str(&format!("-{standbys}-standbys-{word}-{shards}-shards"));
+    }
+    format!("{}-{}-{load}{window}{link}{more}", experiment.name, spec.level)
 }
 
+/// Experiments that vary the cluster under one name.
+const OWN_CLUSTERS: [&str; 4] = ["standbys", "sync_rules", "shards", "stall"];
 /// A mean this many times the median is no tail of the log's own making.
 const NOISY: f64 = 2.0;

@@ -118,15 +118,20 @@ impl Primary {
         }
     }
 
-    /// Follows the log of shard 0 from its start and hands every payload to `on_record`, until there is nothing new.
+    /// Follows the log of a shard from its start and hands every payload to `on_record`, until there is nothing new.
     /// Embedded only.
-    pub(crate) fn read_all(&self, upto: Lsn, mut on_record: impl FnMut(&[u8])) -> Result<(), BenchError> {
+    pub(crate) fn read_all(
+        &self,
+        shard: usize,
+        upto: Lsn,
+        mut on_record: impl FnMut(&[u8]),
+    ) -> Result<(), BenchError> {
         let Way::Embedded { shards, .. } = &self.way else {
             return Err(BenchError::Failed("a log behind a socket is verified on disk, not read".into()));
         };
-        let from = self.status()?.shards.first().map_or(Lsn(0), |shard| shard.node.watermarks.log_start);
+        let from = self.status()?.shards.get(shard).map_or(Lsn(0), |shard| shard.node.watermarks.log_start);
         let failed = |error: &dyn std::fmt::Display| BenchError::failed("reading the log back", error);
-        let mut tail = shards[0].tail_unsafe(from).map_err(|error| failed(&error))?;
+        let mut tail = shards[shard].tail_unsafe(from).map_err(|error| failed(&error))?;
         // All of it is flushed: what does not come at once does not come.
         while let Some(record) = tail.next_timeout(READ_LIMIT).map_err(|error| failed(&error))? {
             on_record(&record.payload);

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use towline_core::types::Lsn;
-use towline_core::types::limits::SEGMENT_BYTES;
 
 /// What `log verify` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +56,29 @@ fn parse_records(text: &str) -> Option<u64> {
     sum
 }
 
-/// Compares `[0, upto)` of shard 0 of two copies of one log, as far as both still hold it. Returns the bytes compared.
-pub(crate) fn identical(one: &Path, other: &Path, upto: Lsn) -> Result<u64, String> {
+/// Compares two copies of a node's logs as far as both still hold them: of shard n the bytes `[0, upto[n])`, in segments
+/// of the size that stands beside it. Returns the bytes compared.
+pub(crate) fn identical(one: &Path, other: &Path, upto: &[(Lsn, u64)]) -> Result<u64, String> {
     let mut compared = 0;
-    for seq in 0..=upto.0 / SEGMENT_BYTES {
+    for (shard, &(upto, segment_bytes)) in upto.iter().enumerate() {
+        let name = format!("shard-{shard}");
+        let bytes = identical_shard(&one.join(&name), &other.join(&name), upto, segment_bytes.max(1))
+            .map_err(|why| format!("shard {shard}: {why}"))?;
+        if bytes == 0 && upto > Lsn(0) {
+            return Err(format!("shard {shard}: the copies have no segment in common"));
+        }
+        compared += bytes;
+    }
+    if compared == 0 { Err("there is nothing to compare".into()) } else { Ok(compared) }
+}
+
+fn identical_shard(one: &Path, other: &Path, upto: Lsn, segment_bytes: u64) -> Result<u64, String> {
+    let mut compared = 0;
+    for seq in 0..=upto.0 / segment_bytes {
         let name = format!("{seq:016x}.seg");
-        let open = |dir: &Path| File::open(dir.join("shard-0").join("segments").join(&name));
+        let open = |dir: &Path| File::open(dir.join("segments").join(&name));
         let (Ok(one), Ok(other)) = (open(one), open(other)) else { continue };
-        let bytes = SEGMENT_BYTES.min(upto.0 - seq * SEGMENT_BYTES);
+        let bytes = segment_bytes.min(upto.0 - seq * segment_bytes);
         let mut buffers = [vec![0; CHUNK], vec![0; CHUNK]];
         let mut at = 0;
         while at < bytes {
@@ -80,7 +94,7 @@ pub(crate) fn identical(one: &Path, other: &Path, upto: Lsn) -> Result<u64, Stri
         }
         compared += bytes;
     }
-    if compared == 0 { Err("the copies have no segment in common".into()) } else { Ok(compared) }
+    Ok(compared)
 }
 
 const CHUNK: usize = 1 << 20;
@@ -97,21 +111,30 @@ mod tests {
     }
 
     #[test]
-    fn a_flipped_bit_below_the_watermark_is_seen_and_one_above_it_is_not() {
+    fn a_flipped_bit_below_the_watermark_is_seen_in_any_shard_and_segment_and_one_above_it_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| dir.path().join(name));
+        let segment =
+            |copy: &Path, shard: u32, seq: u64| copy.join(format!("shard-{shard}/segments/{seq:016x}.seg"));
         for copy in [&one, &other] {
-            let segments = copy.join("shard-0/segments");
-            std::fs::create_dir_all(&segments).unwrap();
-            std::fs::write(segments.join("0000000000000000.seg"), vec![7; 100_000]).unwrap();
+            for shard in 0..2 {
+                std::fs::create_dir_all(copy.join(format!("shard-{shard}/segments"))).unwrap();
+                for seq in 0..2 {
+                    std::fs::write(segment(copy, shard, seq), vec![7; 65_536]).unwrap();
+                }
+            }
         }
-        assert_eq!(identical(&one, &other, Lsn(100_000)), Ok(100_000));
-        let path = other.join("shard-0/segments/0000000000000000.seg");
+        let upto = |lsn| [(Lsn(100_000), 65_536), (Lsn(lsn), 65_536)];
+        assert_eq!(identical(&one, &other, &upto(100_000)), Ok(200_000));
+        // The second shard's second segment, at 70,000 of its log.
+        let path = segment(&other, 1, 1);
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[90_000] ^= 1;
+        bytes[70_000 - 65_536] ^= 1;
         std::fs::write(&path, bytes).unwrap();
-        assert_eq!(identical(&one, &other, Lsn(90_000)), Ok(90_000));
-        assert!(identical(&one, &other, Lsn(90_001)).unwrap_err().contains("differ"));
-        assert!(identical(&one, dir.path(), Lsn(10)).is_err());
+        assert_eq!(identical(&one, &other, &upto(70_000)), Ok(170_000));
+        let error = identical(&one, &other, &upto(70_001)).unwrap_err();
+        assert!(error.contains("shard 1") && error.contains("differ in segment 1"), "{error}");
+        assert!(identical(&one, dir.path(), &upto(10)).unwrap_err().contains("no segment"));
+        assert!(identical(&one, &other, &[]).is_err());
     }
 }

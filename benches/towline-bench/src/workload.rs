@@ -69,11 +69,15 @@ impl Workload {
         let mut tables = raw.experiment;
         overrides.apply(&mut tables).map_err(|text| BenchError::Usage(format!("{file}: {text}")))?;
         let mut experiments = Vec::new();
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
         for (index, table) in tables.into_iter().enumerate() {
             let place = format!("{file}: experiment {} ({})", index + 1, table.kind.as_str());
-            let experiment = plan::resolve(table, raw.repetitions.unwrap_or(1), overrides)
-                .map_err(|text| BenchError::Usage(format!("{place}: {text}")))?;
-            experiments.push(experiment);
+            let refuse = |text| BenchError::Usage(format!("{place}: {text}"));
+            for table in table.expanded(cores).map_err(refuse)? {
+                let experiment =
+                    plan::resolve(table, raw.repetitions.unwrap_or(1), overrides).map_err(refuse)?;
+                experiments.push(experiment);
+            }
         }
         Ok(Self { name: raw.name, seed: raw.seed.unwrap_or(1), experiments })
     }
@@ -90,7 +94,7 @@ impl Workload {
 }
 
 /// The workloads that are part of the program.
-const BUNDLED: [(&str, &str); 15] = [
+const BUNDLED: [(&str, &str); 20] = [
     ("canonical", include_str!("../workloads/canonical.toml")),
     ("ladder", include_str!("../workloads/ladder.toml")),
     ("replay", include_str!("../workloads/replay.toml")),
@@ -105,6 +109,11 @@ const BUNDLED: [(&str, &str); 15] = [
     ("sync_rules", include_str!("../workloads/sync_rules.toml")),
     ("standbys", include_str!("../workloads/standbys.toml")),
     ("rtt", include_str!("../workloads/rtt.toml")),
+    ("shards", include_str!("../workloads/shards.toml")),
+    ("mixed", include_str!("../workloads/mixed.toml")),
+    ("bursts", include_str!("../workloads/bursts.toml")),
+    ("sizes", include_str!("../workloads/sizes.toml")),
+    ("full", include_str!("../workloads/full.toml")),
     ("acceptance", include_str!("../workloads/acceptance.toml")),
 ];
 
@@ -146,6 +155,12 @@ mod tests {
         assert_eq!(canonical.experiments[2].link_rtts_us, [0, 5000]);
         // Three minutes less floors, starts and stops.
         assert!(canonical.measured_s() < 120.0, "{} s", canonical.measured_s());
+        // A quarter of an hour less the same.
+        let full = Workload::bundled("full", &Overrides::default()).unwrap();
+        assert!(full.measured_s() < 600.0, "{} s", full.measured_s());
+        for kind in [Kind::Timeline, Kind::Knee, Kind::Stall, Kind::Mixed, Kind::Window, Kind::Replay] {
+            assert!(full.experiments.iter().any(|experiment| experiment.kind == kind), "{kind:?}");
+        }
     }
 
     #[test]
@@ -177,11 +192,33 @@ mod tests {
             ("kind = \"window\"\nwindows = [0, 1]\nwindow_steps = 9", "window_steps"),
             ("kind = \"window\"\nwindows = [\"many\"]", "many"),
             ("kind = \"off\"\nstandbys = 1", "'standbys'"),
+            ("kind = \"ladder\"\nshards = \"many\"", "many"),
+            ("kind = \"ladder\"\nrecord_sizes = [[4, 1]]", "4 bytes"),
+            ("kind = \"ladder\"\nrecord_sizes = [[64, 1]]\nrecord_bytes = 64", "record_sizes"),
+            ("kind = \"rates\"\nburst = 8", "bursts"),
+            ("kind = \"rates\"\narrivals = \"bursts\"\nburst = 1", "burst = 1"),
+            ("kind = \"mixed\"\nlevels = [\"on\", \"local\"]", "stronger"),
+            ("kind = \"mixed\"\none_in = 1", "one_in"),
+            ("kind = \"stall\"\nstopped_ms = 1000\nduration_ms = 2000", "stopped_ms"),
+            ("kind = \"timeline\"\nclient = \"socket\"", "embedded"),
+            ("kind = \"rates\"\nrate_fractions = [1.2]", "1.2"),
             ("kind = \"ladder\"\nclient = \"socket\"\nhost = \"glommio\"\nshards = 0", "shards"),
         ] {
             let error = parse(&format!("[[experiment]]\n{keys}")).unwrap_err();
             assert!(error.contains(word), "{keys}\n gave: {error}");
         }
+    }
+
+    #[test]
+    fn shards_to_cores_are_an_experiment_each_and_sizes_have_a_mean() {
+        let cores = std::thread::available_parallelism().unwrap().get().min(64) as u16;
+        let text =
+            "[[experiment]]\nkind = \"ladder\"\nshards = \"to_cores\"\nrecord_sizes = [[64, 3], [256, 1]]";
+        let experiments = parse(text).unwrap().experiments;
+        assert_eq!(experiments.first().map(|first| first.shards), Some(1));
+        assert_eq!(experiments.last().map(|last| last.shards), Some(cores));
+        assert!(experiments.windows(2).all(|pair| pair[0].shards < pair[1].shards));
+        assert_eq!(experiments[0].record_bytes, 112);
     }
 
     #[test]

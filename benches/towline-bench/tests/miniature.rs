@@ -47,8 +47,62 @@ fn main() -> ExitCode {
 /// A part's name and what it does in the folder that it is given.
 type Part = (&'static str, fn(&Path));
 
-const PARTS: [Part; 5] =
-    [("ladder", ladder), ("window", window), ("timeline", timeline), ("stall", stall), ("knee", knee)];
+const PARTS: [Part; 7] = [
+    ("ladder", ladder),
+    ("window", window),
+    ("timeline", timeline),
+    ("stall", stall),
+    ("knee", knee),
+    ("mixed", mixed),
+    ("interrupted", interrupted),
+];
+
+fn mixed(base: &Path) {
+    let outcome = measure(base, "mixed", 300, |options| options.clients = Some(vec![8]));
+    let points = &outcome.report.points;
+    assert_eq!(points.len(), 4);
+    for one_in in [10, 100] {
+        let acks = |level| {
+            let of = |point: &&towline_report::schema::Point| {
+                point.detail.one_in == Some(one_in) && point.level == level
+            };
+            let point = points.iter().find(of).expect("both levels of both shares");
+            assert_eq!(point.acks_by_achieved_level.keys().collect::<Vec<_>>(), [&level], "{point:?}");
+            point.latency_ns.samples as f64
+        };
+        let share = acks(Level::On) / (acks(Level::On) + acks(Level::Local));
+        assert!((0.4..2.5).contains(&(share * f64::from(one_in))), "1 in {one_in}: {share}");
+    }
+    whole_folder(&outcome);
+}
+
+/// Ctrl-C in the middle: what was measured is kept, held against floors and marked; nothing else stays.
+fn interrupted(base: &Path) {
+    let presses = std::thread::spawn(|| {
+        std::thread::sleep(std::time::Duration::from_secs(9));
+        let own = rustix::process::getpid();
+        rustix::process::kill_process(own, rustix::process::Signal::INT).expect("a signal to this process");
+    });
+    let options = BenchOptions {
+        experiment: Some("ladder".into()),
+        duration_ms: Some(300),
+        repetitions: Some(50),
+        dir: Some(base.join("data")),
+        results_dir: Some(base.join("results")),
+        ..BenchOptions::default()
+    };
+    let outcome = run(&options).expect("a part of the run is kept");
+    presses.join().expect("the signal was sent");
+    assert!(outcome.interrupted && outcome.exit_code() == 130, "{:?}", outcome.failures);
+    let report = &outcome.report;
+    assert!(report.notes.iter().any(|note| note.starts_with("partial")), "{:?}", report.notes);
+    assert!(!report.points.is_empty());
+    assert!(report.points.iter().all(|point| point.ratio_to_floor.is_some()), "each has its floor");
+    whole_folder(&outcome);
+    let parent = format!("/proc/self/task/{}/children", std::process::id());
+    let children = std::fs::read_to_string(parent).expect("the kernel tells of children");
+    assert_eq!(children.trim(), "", "processes stayed");
+}
 
 fn timeline(base: &Path) {
     let outcome = measure(base, "timeline", 1000, |options| {

@@ -22,6 +22,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 #[command(after_help = "\
 Examples:
   towline bench                                  the canonical run: floors, ladder, replay of real WAL, window sweep
+  towline bench full                             every experiment once: at most a quarter of an hour
+  towline bench timeline                         every record timed at every watermark
   towline bench ladder --level local,on --clients 1,32 --repetitions 10
   towline bench window --link-rtt 5ms            the window sweep over a link of 5 ms
   towline bench ladder --standbys 2 --sync-rule 'ANY 1 (a, b)'
@@ -30,8 +32,8 @@ Examples:
   towline bench compare                          PostgreSQL, etcd, NATS, Redis and log libraries beside Towline
   towline bench compare --help                   its own flags
 
-Experiments: canonical, ladder, replay, window, rates, off, stream, memory, timeline, knee, stall, sync_rules, standbys,
-rtt, acceptance, or a TOML file. A flag that no experiment of the run can obey is refused. The run folder is printed at the end; its report.html needs no network.")]
+Experiments: canonical, full, ladder, replay, window, rates, off, stream, memory, timeline, knee, stall, sync_rules,
+standbys, rtt, shards, mixed, bursts, sizes, acceptance, or a TOML file. A flag that no experiment of the run can obey is refused. The run folder is printed at the end; its report.html needs no network.")]
 pub(crate) struct BenchArgs {
     /// What to measure; without it the canonical run, at most three minutes
     experiment: Option<String>,

@@ -35,6 +35,9 @@ pub struct Environment {
     pub fua: Option<bool>,
     /// TCP congestion control.
     pub congestion_control: String,
+    /// How bytes get to the standbys: `loopback`, `loopback, emulated links`, or `network` where a standby runs
+    /// elsewhere.
+    pub network_path: String,
     /// Frequency governor of the first core.
     pub governor: String,
     /// Share of processor time that the hypervisor took away during the run, percent.
@@ -77,6 +80,7 @@ impl Environment {
                 _ => None,
             }),
             congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control"),
+            network_path: "loopback".into(),
             governor: read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             steal_percent: None,
             cpu_pressure_percent: None,

@@ -22,7 +22,7 @@ pub(crate) fn run_watched<T: Target>(
     let mut recorder = Recorder::new();
     let mut outstanding = Outstanding::new(shards, clients);
     let mut trimmer = Trimmer::new(shards, work.trim);
-    let mut payloads = Payloads::new(work.record_bytes, 0);
+    let mut payloads = Payloads::of(work, 0);
     let mut turn = 0usize;
     let mut on_ack = |shard, since, now, outcome: Result<_, _>| {
         if let Ok(committed) = &outcome {
@@ -71,6 +71,7 @@ mod tests {
             level: Level::On,
             window: None,
             record_bytes: 64,
+            sizes: None,
             trim: true,
             timing: Timing::from_now(Duration::from_millis(20), Duration::from_millis(100)),
             stop: &stop,

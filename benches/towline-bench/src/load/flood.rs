@@ -16,7 +16,7 @@ pub(crate) fn run<T: Target>(
     let shards = target.shards();
     let mut recorder = Recorder::new();
     let mut trimmer = Trimmer::new(shards, work.trim);
-    let mut payloads = Payloads::new(work.record_bytes, 0);
+    let mut payloads = Payloads::of(work, 0);
     let mut appended = 0u64;
     let mut counted = 0u64;
     let mut measuring = false;
@@ -90,8 +90,15 @@ mod tests {
         let stop = AtomicBool::new(false);
         let toy = Toy::new(1, Duration::ZERO);
         let timing = Timing::from_now(Duration::from_millis(30), Duration::from_millis(60));
-        let work =
-            Work { level: Level::Off, window: None, record_bytes: 256, trim: true, timing, stop: &stop };
+        let work = Work {
+            level: Level::Off,
+            window: None,
+            record_bytes: 256,
+            sizes: None,
+            trim: true,
+            timing,
+            stop: &stop,
+        };
         let (recorder, appended) = run(&toy, &work, 16, None).unwrap();
         assert_eq!(appended, toy.appended());
         assert!(recorder.acked > 0 && recorder.acked < appended, "{} of {appended}", recorder.acked);

@@ -1,10 +1,13 @@
 //! Load generators: how appends are offered, and what each acknowledgement is recorded as.
 //!
-//! They know a log only as a [`Target`]. Start at [`flood`], [`closed`], [`threads`], [`open`] and [`replay`].
+//! They know a log only as a [`Target`]. Start at [`flood`], [`closed`], [`threads`], [`open`], [`mixed`]
+//! and [`replay`].
 
 pub(crate) mod closed;
 pub(crate) mod flood;
+pub(crate) mod mixed;
 pub(crate) mod open;
+pub(crate) mod payloads;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod schedule;
@@ -13,11 +16,11 @@ pub(crate) mod timeline;
 #[cfg(test)]
 pub(crate) mod toy;
 
+pub(crate) use payloads::Payloads;
 pub(crate) use record::Recorder;
 
 use crate::error::BenchError;
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+use payloads::Sizes;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -107,6 +110,8 @@ pub(crate) struct Work<'a> {
     pub(crate) level: Level,
     pub(crate) window: Option<Window>,
     pub(crate) record_bytes: usize,
+    /// Sizes of the records, where they vary.
+    pub(crate) sizes: Option<&'a Sizes>,
     /// Trim as acknowledgements come, so that retention is never what is measured.
     pub(crate) trim: bool,
     pub(crate) timing: Timing,
@@ -196,26 +201,6 @@ impl Trimmer {
             self.trimmed[shard] = end;
             target.trim(shard, end);
         }
-    }
-}
-
-/// Payloads that do not compress, each beginning with its own number.
-pub(crate) struct Payloads {
-    bytes: Vec<u8>,
-    next: u64,
-}
-
-impl Payloads {
-    pub(crate) fn new(record_bytes: usize, first: u64) -> Self {
-        let mut bytes = vec![0; record_bytes];
-        SmallRng::seed_from_u64(first ^ 0x9e37_79b9).fill(&mut bytes[..]);
-        Self { bytes, next: first }
-    }
-
-    pub(crate) fn next(&mut self) -> &[u8] {
-        self.bytes[..8].copy_from_slice(&self.next.to_le_bytes());
-        self.next += 1;
-        &self.bytes
     }
 }
 

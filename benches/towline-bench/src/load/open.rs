@@ -28,7 +28,7 @@ pub(crate) fn run_into<T: Target>(
     let mut offered = 0u64;
     let mut outstanding = Outstanding::new(shards, 4096);
     let mut trimmer = Trimmer::new(shards, work.trim);
-    let mut payloads = Payloads::new(work.record_bytes, 0);
+    let mut payloads = Payloads::of(work, 0);
     let mut turn = 0usize;
     let start = work.timing.start;
     // Where a generator would be whose own work takes no time: what is late because the log had no room is the log's
@@ -120,8 +120,15 @@ mod tests {
     fn measure(toy: &Toy, rate_per_s: f64) -> Recorder {
         let stop = AtomicBool::new(false);
         let timing = Timing::from_now(Duration::from_millis(20), Duration::from_millis(200));
-        let work =
-            Work { level: Level::On, window: None, record_bytes: 64, trim: false, timing, stop: &stop };
+        let work = Work {
+            level: Level::On,
+            window: None,
+            record_bytes: 64,
+            sizes: None,
+            trim: false,
+            timing,
+            stop: &stop,
+        };
         run(toy, &work, Schedule::new(rate_per_s, Arrivals::Constant, 1)).unwrap()
     }
 

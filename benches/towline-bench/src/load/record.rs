@@ -33,6 +33,8 @@ pub(crate) struct Recorder {
     pub reason: Option<String>,
     /// Each latency with the time since measuring began at which its append was due, ns, where that is asked for.
     pub trace: Option<Vec<(u64, u64)>>,
+    /// A mixed stream: what the records at the strong level saw; the rest is here.
+    pub strong: Option<Box<Recorder>>,
 }
 
 impl Recorder {
@@ -50,6 +52,7 @@ impl Recorder {
             indeterminate: 0,
             reason: None,
             trace: None,
+            strong: None,
         }
     }
 

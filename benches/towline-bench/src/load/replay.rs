@@ -54,7 +54,15 @@ mod tests {
         let wal = Wal::bundled().unwrap();
         let toy = Toy::new(1, Duration::from_millis(1));
         let timing = Timing::from_now(Duration::ZERO, Duration::from_millis(60));
-        let work = Work { level: Level::On, window: None, record_bytes: 8, trim: false, timing, stop: &stop };
+        let work = Work {
+            level: Level::On,
+            window: None,
+            record_bytes: 8,
+            sizes: None,
+            trim: false,
+            timing,
+            stop: &stop,
+        };
         let recorder = run(&toy, &work, &wal).unwrap();
         assert_eq!(toy.most_outstanding(), OUTSTANDING);
         let (on, off) = (toy.appended_at(Level::On), toy.appended_at(Level::Off));

@@ -12,11 +12,19 @@ pub(crate) struct Schedule {
     rng: SmallRng,
     /// In whole and part: a constant load of 3 per µs must not drift.
     next_ns: f64,
+    /// How many of the burst have been due.
+    in_burst: u32,
 }
 
 impl Schedule {
     pub(crate) fn new(rate_per_s: f64, arrivals: Arrivals, seed: u64) -> Self {
-        Self { mean_ns: 1e9 / rate_per_s, arrivals, rng: SmallRng::seed_from_u64(seed), next_ns: 0.0 }
+        Self {
+            mean_ns: 1e9 / rate_per_s,
+            arrivals,
+            rng: SmallRng::seed_from_u64(seed),
+            next_ns: 0.0,
+            in_burst: 0,
+        }
     }
 }
 
@@ -25,10 +33,20 @@ impl Iterator for Schedule {
 
     fn next(&mut self) -> Option<u64> {
         let due_ns = self.next_ns as u64;
+        // 1 − u is never 0, so the logarithm is finite.
+        let mut exponential = |mean_ns: f64| -mean_ns * (1.0 - self.rng.random::<f64>()).ln();
         self.next_ns += match self.arrivals {
             Arrivals::Constant => self.mean_ns,
-            // 1 − u is never 0, so the logarithm is finite.
-            Arrivals::Poisson => -self.mean_ns * (1.0 - self.rng.random::<f64>()).ln(),
+            Arrivals::Poisson => exponential(self.mean_ns),
+            Arrivals::Bursts(count) => {
+                self.in_burst += 1;
+                if self.in_burst < count {
+                    0.0
+                } else {
+                    self.in_burst = 0;
+                    exponential(self.mean_ns * f64::from(count))
+                }
+            }
         };
         Some(due_ns)
     }
@@ -59,6 +77,18 @@ mod tests {
         assert!((mean / 1e6 - 1.0).abs() < 0.02, "mean {mean}");
         // An exponential's standard deviation is its mean.
         assert!((variance.sqrt() / mean - 1.0).abs() < 0.03, "deviation {}", variance.sqrt());
+    }
+
+    #[test]
+    fn bursts_are_due_at_once_and_keep_the_rate() {
+        let starts = starts(Arrivals::Bursts(8), 3, 80_000);
+        for burst in starts.chunks(8) {
+            assert!(burst.iter().all(|due| due == &burst[0]), "{burst:?}");
+        }
+        let distinct = starts.chunks(8).map(|burst| burst[0]).collect::<std::collections::BTreeSet<_>>();
+        assert!(distinct.len() > 9_990, "{}", distinct.len());
+        let rate_per_s = 80_000.0 / (starts[79_999] as f64 / 1e9);
+        assert!((rate_per_s / 1000.0 - 1.0).abs() < 0.05, "{rate_per_s}");
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn one<T: Target>(target: &T, work: &Work<'_>, client: usize) -> Result<Recorder
     let mut recorder = Recorder::new();
     // One client per shard trims: acknowledgements of the others are near enough.
     let mut trimmer = Trimmer::new(target.shards(), work.trim && client < target.shards());
-    let mut payloads = Payloads::new(work.record_bytes, (client as u64) << 40);
+    let mut payloads = Payloads::of(work, (client as u64) << 40);
     loop {
         let since = Instant::now();
         if work.is_over(since) {
@@ -64,8 +64,15 @@ mod tests {
         let stop = AtomicBool::new(false);
         let toy = Toy::new(1, Duration::from_millis(1));
         let timing = Timing::from_now(Duration::ZERO, Duration::from_millis(50));
-        let work =
-            Work { level: Level::Local, window: None, record_bytes: 64, trim: false, timing, stop: &stop };
+        let work = Work {
+            level: Level::Local,
+            window: None,
+            record_bytes: 64,
+            sizes: None,
+            trim: false,
+            timing,
+            stop: &stop,
+        };
         let recorder = run(&toy, &work, 4).unwrap();
         assert_eq!(toy.most_outstanding(), 4);
         // Each thread's last acknowledgement comes after the end.

@@ -8,6 +8,8 @@ pub(crate) use resolve::resolve;
 pub use table::Overrides;
 pub(crate) use table::Table;
 
+pub use crate::load::payloads::Sizes;
+
 use serde::Deserialize;
 use std::time::Duration;
 use towline_core::types::{Level, Window};
@@ -31,6 +33,8 @@ pub struct Experiment {
     pub generators: Vec<Generator>,
     /// Payload bytes of a record.
     pub record_bytes: usize,
+    /// Sizes of the records, where they vary; `record_bytes` is then their mean.
+    pub record_sizes: Option<Sizes>,
     /// Standbys started here, named `a`, `b`, ….
     pub standbys: u32,
     /// Standbys that run elsewhere: name and address.
@@ -57,6 +61,8 @@ pub struct Experiment {
     pub shards: u16,
     /// `memory` and `stall`: how long the standby is stopped.
     pub stopped: Duration,
+    /// `mixed`: one record in so many is appended at the stronger level.
+    pub one_in: u32,
     /// `memory`: how far registered standbys hold trimming back; `None` is the default.
     pub hold_bytes: Option<u64>,
 }
@@ -77,6 +83,7 @@ impl Experiment {
             Kind::Window => self.windows.len() * self.levels.len() + 2,
             Kind::Rates | Kind::Knee => self.levels.len() * self.rates.len(),
             Kind::Timeline => self.levels.len() * self.clients.len(),
+            Kind::Mixed => self.clients.len(),
             Kind::Stall => self.levels.len(),
             Kind::Off | Kind::Stream | Kind::Memory => 1,
         };
@@ -116,6 +123,8 @@ pub enum Kind {
     Knee,
     /// A standby is stopped for a moment in mid-run, open loop.
     Stall,
+    /// One stream at two levels, closed loop.
+    Mixed,
 }
 
 impl Kind {
@@ -132,13 +141,25 @@ impl Kind {
             Self::Timeline => "timeline",
             Self::Knee => "knee",
             Self::Stall => "stall",
+            Self::Mixed => "mixed",
         }
     }
 
     /// Whether a key has a meaning for it.
     fn knows(self, key: &str) -> bool {
         let own: &[&str] = match self {
-            Self::Ladder => &["levels", "clients", "generators", "record_bytes", "duration_ms", "sync_rule"],
+            Self::Ladder => &[
+                "levels",
+                "clients",
+                "generators",
+                "record_bytes",
+                "record_sizes",
+                "duration_ms",
+                "sync_rule",
+            ],
+            Self::Mixed => {
+                &["levels", "clients", "one_in", "record_bytes", "record_sizes", "duration_ms", "sync_rule"]
+            }
             Self::Replay => &["levels", "duration_ms", "sync_rule"],
             Self::Window => &[
                 "levels",
@@ -148,7 +169,9 @@ impl Kind {
                 "rate_per_s",
                 "rate_fraction",
                 "arrivals",
+                "burst",
                 "record_bytes",
+                "record_sizes",
                 "duration_ms",
                 "sync_rule",
             ],
@@ -158,7 +181,9 @@ impl Kind {
                 "rate_per_s",
                 "rate_fraction",
                 "arrivals",
+                "burst",
                 "record_bytes",
+                "record_sizes",
                 "duration_ms",
                 "stopped_ms",
                 "sync_rule",
@@ -168,7 +193,9 @@ impl Kind {
                 "rate_per_s",
                 "rate_fractions",
                 "arrivals",
+                "burst",
                 "record_bytes",
+                "record_sizes",
                 "duration_ms",
                 "sync_rule",
             ],
@@ -254,13 +281,14 @@ pub enum Rate {
 }
 
 /// How an open load arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrivals {
     /// Exponential distances.
     Poisson,
     /// Equal distances.
     Constant,
+    /// So many at once, the bursts at exponential distances.
+    Bursts(u32),
 }
 
 impl Arrivals {
@@ -269,6 +297,7 @@ impl Arrivals {
         match self {
             Self::Poisson => "poisson".into(),
             Self::Constant => "constant".into(),
+            Self::Bursts(count) => format!("bursts of {count}"),
         }
     }
 }

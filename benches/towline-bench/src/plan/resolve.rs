@@ -1,7 +1,7 @@
 //! From a table to an [`Experiment`]: the defaults of its kind, the ranges, and what contradicts.
 
-use super::table::{OneOrMore, RawWindow, RawWindows, Table, WindowUnit};
-use super::{Arrivals, ClientKind, Experiment, Generator, HostKind, Kind, Overrides, Rate, Windows};
+use super::table::{ArrivalsName, OneOrMore, RawWindow, RawWindows, Table, WindowUnit};
+use super::{Arrivals, ClientKind, Experiment, Generator, HostKind, Kind, Overrides, Rate, Sizes, Windows};
 use crate::rule;
 use std::time::Duration;
 use towline_core::types::limits::{MAX_RECORD_BYTES, MAX_STANDBYS};
@@ -14,6 +14,7 @@ pub(crate) fn resolve(table: Table, repetitions: u32, overrides: &Overrides) -> 
         return Err(format!("key '{key}' has no meaning here: remove it"));
     }
     let remote = if kind.knows("remote") { overrides.remote.clone() } else { Vec::new() };
+    let record_sizes = record_sizes(&table)?;
     let mut experiment = Experiment {
         name: table.name.clone().unwrap_or_else(|| kind.as_str().to_owned()),
         kind,
@@ -25,10 +26,14 @@ pub(crate) fn resolve(table: Table, repetitions: u32, overrides: &Overrides) -> 
             _ => vec![1, 8, 32],
         }),
         generators: table.generators.clone().unwrap_or_else(|| vec![Generator::OneThread]),
-        record_bytes: usize::try_from(table.record_bytes.unwrap_or(256)).unwrap_or(usize::MAX),
+        record_bytes: match &record_sizes {
+            Some(sizes) => sizes.mean_bytes().round() as usize,
+            None => usize::try_from(table.record_bytes.unwrap_or(256)).unwrap_or(usize::MAX),
+        },
+        record_sizes,
         standbys: table.standbys.unwrap_or(match kind {
             Kind::Off => 0,
-            Kind::Memory | Kind::Timeline | Kind::Stall => 2,
+            Kind::Memory | Kind::Timeline | Kind::Stall | Kind::Mixed => 2,
             _ if remote.is_empty() => 1,
             _ => 0,
         }),
@@ -38,7 +43,7 @@ pub(crate) fn resolve(table: Table, repetitions: u32, overrides: &Overrides) -> 
         link_rate_bytes_per_s: table.link_rate_bytes_per_s,
         windows: windows(&table)?,
         rates: rates(&table)?,
-        arrivals: table.arrivals.unwrap_or(Arrivals::Poisson),
+        arrivals: arrivals(&table)?,
         warm_up: Duration::from_millis(table.warm_up_ms.unwrap_or(500)),
         duration: Duration::from_millis(table.duration_ms.unwrap_or(if kind == Kind::Memory {
             0
@@ -46,7 +51,8 @@ pub(crate) fn resolve(table: Table, repetitions: u32, overrides: &Overrides) -> 
             2000
         })),
         repetitions: table.repetitions.unwrap_or(repetitions),
-        shards: table.shards.unwrap_or(1),
+        shards: table.shard_count(),
+        one_in: table.one_in.unwrap_or(10),
         stopped: Duration::from_millis(table.stopped_ms.unwrap_or(match kind {
             Kind::Memory => 30_000,
             Kind::Stall => 1000,
@@ -63,12 +69,41 @@ fn levels(table: &Table) -> Result<Vec<Level>, String> {
     let default = match table.kind {
         Kind::Ladder | Kind::Replay => Level::ALL.to_vec(),
         Kind::Off | Kind::Stream => vec![Level::Off],
+        Kind::Mixed => vec![Level::Local, Level::On],
         Kind::Window | Kind::Rates | Kind::Memory | Kind::Timeline | Kind::Knee | Kind::Stall => {
             vec![Level::On]
         }
     };
     let Some(names) = &table.levels else { return Ok(default) };
     names.iter().map(|name| name.parse::<Level>().map_err(|error| format!("levels: {error}"))).collect()
+}
+
+fn arrivals(table: &Table) -> Result<Arrivals, String> {
+    match (table.arrivals, table.burst) {
+        (Some(ArrivalsName::Bursts), burst) => match burst.unwrap_or(32) {
+            count @ 2..=4096 => Ok(Arrivals::Bursts(count)),
+            count => Err(format!("burst = {count}: use 2 to 4096")),
+        },
+        (_, Some(_)) => Err("burst goes with arrivals = \"bursts\": add that, or remove it".into()),
+        (Some(ArrivalsName::Constant), None) => Ok(Arrivals::Constant),
+        (Some(ArrivalsName::Poisson) | None, None) => Ok(Arrivals::Poisson),
+    }
+}
+
+fn record_sizes(table: &Table) -> Result<Option<Sizes>, String> {
+    let Some(pairs) = &table.record_sizes else { return Ok(None) };
+    if table.record_bytes.is_some() {
+        return Err("record_bytes and record_sizes both say the size: remove one".into());
+    }
+    // Room for the number that every synthetic record begins with.
+    if let Some((bytes, _)) = pairs.iter().find(|(bytes, _)| !(8..=MAX_RECORD_BYTES).contains(bytes)) {
+        return Err(format!("record_sizes: {bytes} bytes: use 8 to {MAX_RECORD_BYTES}"));
+    }
+    let pairs = pairs.iter().map(|(bytes, weight)| (*bytes as usize, *weight)).collect();
+    match Sizes::new(pairs) {
+        Some(sizes) => Ok(Some(sizes)),
+        None => Err("record_sizes: give [bytes, weight] pairs with weights of at least 1".into()),
+    }
 }
 
 fn windows(table: &Table) -> Result<Windows, String> {
@@ -188,6 +223,19 @@ fn check_ranges(experiment: &Experiment) -> Result<(), String> {
         && (experiment.stopped.is_zero() || experiment.stopped * 3 > experiment.duration)
     {
         return Err("stopped_ms: use at least 1, and at most a third of duration_ms".into());
+    }
+    if experiment.kind == Kind::Mixed {
+        let [weak, strong] = experiment.levels[..] else {
+            return Err("levels: a mixed stream has two, the usual one and the stronger one".into());
+        };
+        if weak >= strong || weak == Level::Off {
+            return Err(
+                "levels: the second must be stronger than the first, and the first at least local".into()
+            );
+        }
+        if !(2..=100_000).contains(&experiment.one_in) {
+            return Err(format!("one_in = {}: use 2 to 100000", experiment.one_in));
+        }
     }
     if experiment.kind == Kind::Timeline && experiment.client == ClientKind::Socket {
         return Err("client: watermarks are looked at in the primary's process: use \"embedded\"".into());

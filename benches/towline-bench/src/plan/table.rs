@@ -1,6 +1,6 @@
 //! One `[[experiment]]` as it is written, and the flags that replace its keys.
 
-use super::{Arrivals, ClientKind, Generator, HostKind, Kind};
+use super::{ClientKind, Generator, HostKind, Kind};
 use serde::Deserialize;
 use towline_core::types::Level;
 
@@ -57,7 +57,8 @@ impl Overrides {
         })?;
         put("sync_rule", self.sync_rule.is_some(), &mut |table| table.sync_rule = self.sync_rule.clone())?;
         put("record_bytes", self.record_bytes.is_some(), &mut |table| {
-            table.record_bytes = self.record_bytes
+            table.record_bytes = self.record_bytes;
+            table.record_sizes = None;
         })?;
         put("rate_per_s", self.rate_per_s.is_some(), &mut |table| {
             table.rate_per_s = self.rate_per_s.map(OneOrMore::One);
@@ -67,7 +68,9 @@ impl Overrides {
         put("duration_ms", self.duration_ms.is_some(), &mut |table| table.duration_ms = self.duration_ms)?;
         put("stopped_ms", self.stopped_ms.is_some(), &mut |table| table.stopped_ms = self.stopped_ms)?;
         put("repetitions", self.repetitions.is_some(), &mut |table| table.repetitions = self.repetitions)?;
-        put("shards", self.shards.is_some(), &mut |table| table.shards = self.shards)?;
+        put("shards", self.shards.is_some(), &mut |table| {
+            table.shards = self.shards.map(RawShards::Count);
+        })?;
         put("link_rtt_us", self.link_rtt_us.is_some(), &mut |table| {
             table.link_rtt_us = self.link_rtt_us.map(OneOrMore::One);
         })?;
@@ -102,16 +105,41 @@ pub(crate) struct Table {
     pub(super) rate_fraction: Option<f64>,
     pub(super) rate_fractions: Option<Vec<f64>>,
     pub(super) rate_bytes_per_s: Option<u64>,
-    pub(super) arrivals: Option<Arrivals>,
+    pub(super) arrivals: Option<ArrivalsName>,
+    pub(super) burst: Option<u32>,
+    pub(super) record_sizes: Option<Vec<(u64, u32)>>,
+    pub(super) one_in: Option<u32>,
     pub(super) warm_up_ms: Option<u64>,
     pub(super) duration_ms: Option<u64>,
     pub(super) repetitions: Option<u32>,
-    pub(super) shards: Option<u16>,
+    pub(super) shards: Option<RawShards>,
     pub(super) stopped_ms: Option<u64>,
     pub(super) hold_bytes: Option<u64>,
 }
 
 impl Table {
+    /// One table for each number of shards that `shards = "to_cores"` stands for: powers of two, then all cores.
+    pub(crate) fn expanded(self, cores: u16) -> Result<Vec<Table>, String> {
+        match &self.shards {
+            Some(RawShards::Word(word)) if word == "to_cores" => {
+                let mut counts: Vec<u16> =
+                    (0..16).map(|power| 1u16 << power).take_while(|n| *n < cores).collect();
+                counts.push(cores);
+                let with = |count| Table { shards: Some(RawShards::Count(count)), ..self.clone() };
+                Ok(counts.into_iter().map(with).collect())
+            }
+            Some(RawShards::Word(word)) => Err(format!("shards = '{word}': use a number, or \"to_cores\"")),
+            _ => Ok(vec![self]),
+        }
+    }
+
+    pub(super) fn shard_count(&self) -> u16 {
+        match self.shards {
+            Some(RawShards::Count(count)) => count,
+            _ => 1,
+        }
+    }
+
     /// Keys that were given.
     pub(super) fn given(&self) -> Vec<&'static str> {
         [
@@ -131,6 +159,9 @@ impl Table {
             ("rate_fractions", self.rate_fractions.is_some()),
             ("rate_bytes_per_s", self.rate_bytes_per_s.is_some()),
             ("arrivals", self.arrivals.is_some()),
+            ("burst", self.burst.is_some()),
+            ("record_sizes", self.record_sizes.is_some()),
+            ("one_in", self.one_in.is_some()),
             ("duration_ms", self.duration_ms.is_some()),
             ("stopped_ms", self.stopped_ms.is_some()),
             ("hold_bytes", self.hold_bytes.is_some()),
@@ -169,6 +200,21 @@ pub(super) enum RawWindows {
 pub(super) enum RawWindow {
     Size(u64),
     Word(String),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawShards {
+    Count(u16),
+    Word(String),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ArrivalsName {
+    Poisson,
+    Constant,
+    Bursts,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]

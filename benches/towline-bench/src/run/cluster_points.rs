@@ -6,7 +6,7 @@ use super::sweep;
 use crate::cluster::{Cluster, NodeSizes, RunningCluster};
 use crate::error::BenchError;
 use crate::load::schedule::Schedule;
-use crate::load::{Recorder, Timing, Work, closed, flood, open, replay, threads};
+use crate::load::{Recorder, Timing, Work, closed, flood, mixed, open, replay, threads};
 use crate::measure::{Measured, measure};
 use crate::plan::{Experiment, Generator, Kind, Rate, Windows};
 use crate::publish::{PointLoad, PointResult, PointSpec};
@@ -96,6 +96,10 @@ impl Session {
                 return Err(BenchError::Interrupted);
             }
             let mut result = bench.result(spec, repetition, &measured);
+            if experiment.kind == Kind::Mixed {
+                // One load, two points: what each level saw of it.
+                self.results.push(bench.strong_part(spec, repetition, &measured));
+            }
             if let Some(victim) = victim {
                 cluster.give_back(victim);
             }
@@ -132,6 +136,11 @@ impl Session {
                     let rate_per_s = self.rate_per_s(experiment, link_rtt_us, cluster, level, rate)?;
                     specs.push(PointSpec { level, window: None, load: PointLoad::Open(rate_per_s) });
                 }
+            }
+            Kind::Mixed => {
+                let weak = experiment.levels.first().copied().unwrap_or(Level::Local);
+                let loads = experiment.clients.iter().map(|&n| PointLoad::Closed(n, Generator::OneThread));
+                specs.extend(loads.map(|load| PointSpec { level: weak, window: None, load }));
             }
             Kind::Ladder => {
                 for &level in &experiment.levels {
@@ -334,6 +343,7 @@ impl PointBench<'_> {
             level: spec.level,
             window: spec.window,
             record_bytes: experiment.record_bytes,
+            sizes: experiment.record_sizes.as_ref(),
             trim: true,
             timing,
             stop: self.stop,
@@ -343,6 +353,13 @@ impl PointBench<'_> {
                 // At `off` the append is the acknowledgement: nothing is ever outstanding, however many clients.
                 PointLoad::Closed(_, Generator::OneThread) if spec.level == Level::Off => {
                     Ok(flood::run(primary, &work, 1, None)?.0)
+                }
+                PointLoad::Closed(clients, _) if experiment.kind == Kind::Mixed => {
+                    let strong = experiment.levels.last().copied().unwrap_or(spec.level);
+                    let parts = mixed::run(primary, &work, clients as usize, strong, experiment.one_in)?;
+                    let [mut weak, strong] = parts;
+                    weak.strong = Some(Box::new(strong));
+                    Ok(weak)
                 }
                 PointLoad::Closed(clients, Generator::OneThread) => {
                     closed::run(primary, &work, clients as usize)
@@ -364,6 +381,16 @@ impl PointBench<'_> {
         };
         measure(&watch, timing, load)
             .map_err(|error| BenchError::Failed(format!("{}: {error}", describe(spec))))
+    }
+
+    /// The records of a mixed stream that were appended at the strong level.
+    fn strong_part(&self, spec: &PointSpec, repetition: u32, measured: &Measured) -> PointResult {
+        let level = self.experiment.levels.last().copied().unwrap_or(spec.level);
+        let mut strong = measured.clone();
+        if let Some(recorder) = strong.recorder.strong.take() {
+            strong.recorder = *recorder;
+        }
+        self.result(&PointSpec { level, ..spec.clone() }, repetition, &strong)
     }
 
     /// The point as the report keeps it.

@@ -76,9 +76,14 @@ impl Session {
         self.say(Session::label(experiment, 0, "waiting for the standby that was stopped"));
         let primary = cluster.primary()?;
         primary.settle(Level::On, CATCH_UP_LIMIT)?;
-        let upto = primary.status()?.shards.first().map_or(Lsn(0), |shard| shard.node.watermarks.flushed.lsn);
+        let ends: Vec<(Lsn, u64)> = primary
+            .status()?
+            .shards
+            .iter()
+            .map(|shard| (shard.node.watermarks.flushed.lsn, shard.geometry.segment_bytes))
+            .collect();
         let name = cluster.cluster.standbys.last().map(|node| node.name.clone()).unwrap_or_default();
-        let fate = fate(cluster, &name, upto, watched.resumed, &stop)?;
+        let fate = fate(cluster, &name, &ends, watched.resumed, &stop)?;
         if past_holding {
             self.facts.resync = Some(ResyncFact {
                 told: matches!(fate, Fate::MustResync(_)),
@@ -92,12 +97,12 @@ impl Session {
             });
             return Ok(());
         }
-        let in_order = in_order(cluster, upto);
+        let in_order = in_order(cluster, &ends);
         if let Some(node) = cluster.cluster.standbys.last_mut() {
             node.process = Some(victim);
         }
         cluster.stop()?;
-        let verified = in_order.and_then(|records| verified(cluster, upto, records));
+        let verified = in_order.and_then(|records| verified(cluster, &ends, records));
         self.facts.memory = Some(MemoryFact {
             before_bytes: watched.before_bytes,
             most_bytes: watched.most_bytes,
@@ -124,6 +129,7 @@ impl Session {
             level: spec.level,
             window: None,
             record_bytes: experiment.record_bytes,
+            sizes: experiment.record_sizes.as_ref(),
             // Where nothing is trimmed, everything can be compared afterwards.
             trim,
             timing,
@@ -192,7 +198,7 @@ enum Fate {
 fn fate(
     cluster: &RunningCluster,
     name: &str,
-    upto: Lsn,
+    ends: &[(Lsn, u64)],
     resumed: Instant,
     stop: &AtomicBool,
 ) -> Result<Fate, BenchError> {
@@ -200,16 +206,18 @@ fn fate(
     loop {
         let status = cluster.primary()?.status()?;
         let mut state = "unknown to the primary".to_owned();
-        for shard in &status.shards {
+        let mut caught_up = 0;
+        for (shard, (upto, _)) in status.shards.iter().zip(ends) {
             for standby in shard.node.standbys.iter().filter(|standby| standby.name == name) {
                 if standby.state == "must resync" {
                     return Ok(Fate::MustResync(format!("'{name}' is told to resync")));
                 }
-                if standby.watermarks.flushed.lsn >= upto {
-                    return Ok(Fate::CaughtUp(resumed.elapsed().as_secs_f64()));
-                }
+                caught_up += usize::from(standby.watermarks.flushed.lsn >= *upto);
                 state = format!("'{name}' is {}, {} bytes behind", standby.state, standby.lag_bytes);
             }
+        }
+        if caught_up == ends.len() {
+            return Ok(Fate::CaughtUp(resumed.elapsed().as_secs_f64()));
         }
         if Instant::now() > deadline || stop.load(Relaxed) {
             return Ok(Fate::Neither(format!("{state}; {}", cluster.primary()?.standing())));
@@ -218,37 +226,43 @@ fn fate(
     }
 }
 
-/// Reads the primary's log back: every record of the load once, in order. Returns how many.
-fn in_order(cluster: &RunningCluster, upto: Lsn) -> Result<u64, String> {
+/// Reads the primary's logs back: every record of the load once, in order, and each in its turn's shard. Returns how
+/// many.
+fn in_order(cluster: &RunningCluster, ends: &[(Lsn, u64)]) -> Result<u64, String> {
     let primary = cluster.primary().map_err(|error| error.to_string())?;
-    let mut next = 0u64;
-    let mut wrong = None;
-    let read = primary.read_all(upto, |payload| {
-        // The records that settle a cluster are shorter than any of the load.
-        if payload.len() <= 8 {
-            return;
+    let shards = ends.len() as u64;
+    let mut records = 0u64;
+    for (shard, (upto, _)) in ends.iter().enumerate() {
+        let mut next = shard as u64;
+        let mut wrong = None;
+        let read = primary.read_all(shard, *upto, |payload| {
+            // The records that settle a cluster are shorter than any of the load.
+            if payload.len() <= 8 {
+                return;
+            }
+            let number = payload.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
+            if number != next {
+                wrong.get_or_insert(format!("record {number} stands where {next} belongs"));
+            }
+            next = number.wrapping_add(shards);
+            records += 1;
+        });
+        read.map_err(|error| error.to_string())?;
+        if let Some(wrong) = wrong {
+            return Err(format!("shard {shard}: {wrong}"));
         }
-        let number = payload.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
-        if number != next {
-            wrong.get_or_insert(format!("record {number} stands where {next} belongs"));
-        }
-        next = number.wrapping_add(1);
-    });
-    read.map_err(|error| error.to_string())?;
-    match wrong {
-        Some(wrong) => Err(wrong),
-        None => Ok(next),
     }
+    Ok(records)
 }
 
 /// Checks both logs on disk, and one against the other.
-fn verified(cluster: &RunningCluster, upto: Lsn, records: u64) -> Result<String, String> {
+fn verified(cluster: &RunningCluster, ends: &[(Lsn, u64)], records: u64) -> Result<String, String> {
     let primary_dir = cluster.primary_dir();
     let Some(standby) = cluster.cluster.standbys.last() else { return Err("there is no standby".into()) };
     for dir in [&primary_dir, &standby.dir] {
         verify::log(dir).map_err(|error| error.to_string())?;
     }
-    let bytes = verify::identical(&primary_dir, &standby.dir, upto)?;
+    let bytes = verify::identical(&primary_dir, &standby.dir, ends)?;
     Ok(format!("{records} records once and in order; {} MB identical on the standby", bytes / 1_000_000))
 }
 

@@ -13,7 +13,8 @@ pub(crate) use session::Facts;
 
 use crate::error::BenchError;
 use crate::options::BenchOptions;
-use crate::plan::Kind;
+use crate::plan::{Experiment, Kind};
+use crate::workload::Workload;
 use crate::{checks, publish};
 use session::Session;
 use std::path::PathBuf;
@@ -56,7 +57,10 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
     let cpu_before = CpuTimes::now();
     let mut session = Session::start(options, &workload)?;
     let here = std::env::current_dir().unwrap_or_default();
-    let environment = Environment::collect(session.data_dir(), &here);
+    let environment = Environment {
+        network_path: network_path(&workload).into(),
+        ..Environment::collect(session.data_dir(), &here)
+    };
     let mut report = Report::new(name.clone(), portable_command(options.command.clone()), environment);
 
     let mut failures = Vec::new();
@@ -74,7 +78,8 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
             | Kind::Rates
             | Kind::Knee
             | Kind::Timeline
-            | Kind::Stall => session.cluster_points(experiment),
+            | Kind::Stall
+            | Kind::Mixed => session.cluster_points(experiment),
             Kind::Off => session.off(experiment),
             Kind::Stream => session.stream(experiment),
             Kind::Memory => session.memory(experiment),
@@ -123,6 +128,18 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
     folder.write(&report).map_err(kept)?;
     print_tables(&report);
     Ok(Outcome { folder: folder.path().to_owned(), report, interrupted, failures })
+}
+
+fn network_path(workload: &Workload) -> &'static str {
+    let any = |what: fn(&Experiment) -> bool| workload.experiments.iter().any(what);
+    if any(|experiment| !experiment.remote.is_empty()) {
+        "network"
+    } else if any(|each| each.link_rate_bytes_per_s.is_some() || each.link_rtts_us.iter().any(|rtt| *rtt > 0))
+    {
+        "loopback, emulated links"
+    } else {
+        "loopback"
+    }
 }
 
 /// As PERFORMANCE asks before anything is claimed.

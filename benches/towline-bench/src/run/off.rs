@@ -42,6 +42,7 @@ impl Session {
                 level: Level::Off,
                 window: None,
                 record_bytes: experiment.record_bytes,
+                sizes: experiment.record_sizes.as_ref(),
                 // All of it must be found afterwards.
                 trim: false,
                 timing,

@@ -50,6 +50,7 @@ impl PointBench<'_> {
                 level: spec.level,
                 window: spec.window,
                 record_bytes: experiment.record_bytes,
+                sizes: experiment.record_sizes.as_ref(),
                 trim: true,
                 timing,
                 stop: self.stop,
