@@ -10,7 +10,7 @@ struct Batch {
 }
 
 /// The log of a history: grows at its end, and loses its tail when a leader begins with less.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Batches {
     start: Position,
     list: Vec<Batch>,
@@ -104,7 +104,7 @@ impl Batches {
 }
 
 /// Range minimum over a list that grows and shrinks at its end.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct MinTree {
     len: usize,
     /// Room for leaves; a power of two, or 0.
@@ -173,7 +173,7 @@ impl MinTree {
 }
 
 /// Suffix sums over a list that grows and shrinks at its end (a Fenwick tree, its first node unused).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct SumTree {
     nodes: Vec<i128>,
 }

@@ -16,7 +16,7 @@ pub(crate) struct Standby {
 }
 
 /// A rule with what it has made safe.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Generation {
     pub(crate) version: u64,
     pub(crate) rule: Option<SyncRule>,
@@ -36,7 +36,7 @@ pub(crate) enum Bound {
 }
 
 /// Standbys and rules of a history.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Quorum {
     pub(crate) own: u64,
     pub(crate) standbys: Vec<Standby>,

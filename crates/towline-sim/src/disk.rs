@@ -3,131 +3,79 @@
 
 use std::collections::BTreeMap;
 
-use rand::RngExt;
-use rand::rngs::StdRng;
-use towline_core::format::{BatchHeader, RecordKind, SegmentHeader, verify_body, walk_headers};
+use towline_core::format::SegmentHeader;
 use towline_core::log::Recovered;
 use towline_core::log::recovery::{Scan, ScanInput, SegmentFile, SegmentSource, SourceError, Verdict, scan};
-use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES, SEGMENT_HEADER_BYTES};
-use towline_core::types::{Geometry, LogId, Lsn, Meta, Position, Span, TermHistory};
+use towline_core::types::limits::{BLOCK_BYTES, SEGMENT_HEADER_BYTES};
+use towline_core::types::{Geometry, LogId, Lsn, Meta, Span};
 
-const SECTOR: u64 = 512;
-const CHUNK: u64 = 64 << 10;
+use crate::bytes::Bytes;
+use crate::marks::{Tally, sometimes};
+use crate::rng::Rng;
+use crate::walk::Walk;
 
-/// Bytes by position; what was never written is zero.
-#[derive(Default, Clone)]
-pub struct Bytes(BTreeMap<u64, Vec<u8>>);
+const SECTOR: usize = 512;
 
-impl Bytes {
-    pub fn put(&mut self, start: Lsn, bytes: &[u8]) {
-        let (mut at, mut rest) = (start.0, bytes);
-        while !rest.is_empty() {
-            let offset = (at % CHUNK) as usize;
-            let take = rest.len().min(CHUNK as usize - offset);
-            let chunk = self.0.entry(at / CHUNK).or_insert_with(|| vec![0; CHUNK as usize]);
-            chunk[offset..offset + take].copy_from_slice(&rest[..take]);
-            at += take as u64;
-            rest = &rest[take..];
-        }
-    }
-
-    pub fn read(&self, start: Lsn, into: &mut [u8]) {
-        let (mut at, mut rest) = (start.0, into);
-        while !rest.is_empty() {
-            let offset = (at % CHUNK) as usize;
-            let take = rest.len().min(CHUNK as usize - offset);
-            let (head, tail) = rest.split_at_mut(take);
-            match self.0.get(&(at / CHUNK)) {
-                Some(chunk) => head.copy_from_slice(&chunk[offset..offset + take]),
-                None => head.fill(0),
-            }
-            at += take as u64;
-            rest = tail;
-        }
-    }
-
-    pub fn get(&self, span: Span) -> Vec<u8> {
-        let mut bytes = vec![0; span.len() as usize];
-        self.read(span.start, &mut bytes);
-        bytes
-    }
-
-    pub fn zero(&mut self, span: Span) {
-        let whole = span.start.0.div_ceil(CHUNK)..span.end.0 / CHUNK;
-        let touched: Vec<u64> =
-            self.0.range(span.start.0 / CHUNK..span.end.0.div_ceil(CHUNK)).map(|(chunk, _)| *chunk).collect();
-        for chunk in touched {
-            if whole.contains(&chunk) {
-                self.0.remove(&chunk);
-            } else if let Some(bytes) = self.0.get_mut(&chunk) {
-                let from = span.start.0.saturating_sub(chunk * CHUNK).min(CHUNK) as usize;
-                let to = span.end.0.saturating_sub(chunk * CHUNK).min(CHUNK) as usize;
-                bytes[from..to].fill(0);
-            }
-        }
-    }
-}
-
-#[derive(Default, Clone)]
+/// One node's disk.
+#[derive(Debug, Default, Clone)]
 pub struct Disk {
+    /// Durable content, by log position.
     pub bytes: Bytes,
+    /// Segments in place, with their salts.
     pub segments: BTreeMap<u64, u32>,
-    /// Issued, not flushed.
+    /// Writes issued and not flushed.
     pub pending: Vec<PendingWrite>,
+    /// The meta block.
     pub meta: Meta,
+    /// A meta write on its way.
     pub pending_meta: Option<Meta>,
+    /// The log's identity; unset in an empty directory.
     pub log: LogId,
-    /// What recoveries found.
-    pub verdicts: BTreeMap<&'static str, u64>,
+    /// Old content that a new segment may be made from.
+    pub spare: Option<Bytes>,
+    /// Something durable was damaged behind the node's back.
+    pub damaged: bool,
+    /// The next read of it fails.
+    pub read_fails: bool,
 }
 
-#[derive(Clone)]
+/// A write that may be lost, sector by sector.
+#[derive(Clone, Debug)]
 pub struct PendingWrite {
+    /// Where.
     pub span: Span,
+    /// The tail's epoch.
     pub epoch: u64,
+    /// What.
     pub bytes: Vec<u8>,
 }
 
-/// One batch of a walk.
-#[derive(Clone)]
-pub struct Batch {
-    pub header: BatchHeader,
-    pub payloads: Vec<Vec<u8>>,
-}
-
-/// What a walk over a log found.
-pub struct Walk {
-    pub end: Position,
-    pub hash: u64,
-    pub batches: Vec<Batch>,
+/// Why a directory does not open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OpenError {
+    /// Durable data is damaged.
+    Corrupt(String),
+    /// A read failed; it may work the next time.
+    Unreadable,
+    /// What was just cut is not cut.
+    NotClean(String),
 }
 
 impl Disk {
-    pub fn put(&mut self, start: Lsn, bytes: &[u8]) {
-        self.bytes.put(start, bytes);
-    }
-
-    pub fn get(&self, span: Span) -> Vec<u8> {
-        self.bytes.get(span)
-    }
-
-    pub fn zero(&mut self, span: Span) {
-        self.bytes.zero(span);
-    }
-
     /// The flush of pending write `n` completes.
     pub fn complete(&mut self, n: usize) -> PendingWrite {
         let write = self.pending.remove(n);
-        self.put(write.span.start, &write.bytes);
+        self.bytes.put(write.span.start, &write.bytes);
         write
     }
 
-    /// Each 512-byte sector of what was not flushed is kept or lost on its own.
-    pub fn power_cut(&mut self, rng: &mut StdRng) {
-        for write in std::mem::take(&mut self.pending) {
-            for (n, sector) in write.bytes.chunks(SECTOR as usize).enumerate() {
-                if rng.random_bool(0.5) {
-                    self.bytes.put(write.span.start.plus(n as u64 * SECTOR), sector);
+    /// Each 512-byte sector of what was not flushed is kept or lost on its own. Overlapping writes land in any order.
+    pub fn power_cut(&mut self, loss: f64, rng: &mut Rng) {
+        while !self.pending.is_empty() {
+            let write = self.pending.remove(rng.index(self.pending.len()));
+            for (n, sector) in write.bytes.chunks(SECTOR).enumerate() {
+                if !rng.chance(loss) {
+                    self.bytes.put(write.span.start.plus((n * SECTOR) as u64), sector);
                 }
             }
         }
@@ -135,7 +83,7 @@ impl Disk {
     }
 
     /// The process dies, the kernel lives: what was issued lands.
-    pub fn sigkill(&mut self, rng: &mut StdRng) {
+    pub fn sigkill(&mut self, rng: &mut Rng) {
         while !self.pending.is_empty() {
             self.complete(0);
         }
@@ -143,38 +91,93 @@ impl Disk {
     }
 
     /// Four copies, written one after the other: a meta write is there as a whole or not at all.
-    fn settle_meta(&mut self, rng: &mut StdRng) {
+    fn settle_meta(&mut self, rng: &mut Rng) {
         if let Some(meta) = self.pending_meta.take()
-            && rng.random_bool(0.5)
+            && rng.chance(0.5)
         {
             self.meta = meta;
         }
     }
 
+    /// Durable content changes behind the node's back, below `end`: a bit flips, a write was lost or went elsewhere.
+    pub fn damage(&mut self, geometry: Geometry, end: Lsn, rng: &mut Rng) -> bool {
+        let walk = self.walk(geometry);
+        let durable: Vec<Span> =
+            walk.batches.iter().map(|b| b.header.stored()).filter(|span| span.end <= end).collect();
+        if durable.is_empty() {
+            return false;
+        }
+        let victim = rng.pick(&durable);
+        match rng.below(3) {
+            0 => {
+                let at = victim.start.plus(rng.below(victim.len()));
+                let mut byte = self.bytes.get(Span::new(at, at.plus(1)));
+                byte[0] ^= 1 << rng.below(8);
+                self.bytes.put(at, &byte);
+            }
+            1 => self.bytes.zero(Span::new(victim.start, victim.start.plus(SECTOR as u64))),
+            _ => {
+                let other = rng.pick(&durable);
+                let moved = self.bytes.get(Span::new(other.start, other.start.plus(BLOCK_BYTES)));
+                self.bytes.put(victim.start, &moved);
+            }
+        }
+        self.damaged = true;
+        true
+    }
+
+    /// Makes a segment, zero-filled or from an old one.
+    pub fn prepare(&mut self, geometry: Geometry, seq: u64, salt: u32, marks: &mut Tally) {
+        let span = Span::new(geometry.segment_start(seq), geometry.segment_end(seq));
+        self.bytes.zero(span);
+        if let Some(old) = self.spare.take() {
+            sometimes!(marks, Recycled);
+            self.bytes.move_in(span.start, old);
+        }
+        self.segments.insert(seq, salt);
+    }
+
+    /// Segments below `first` go; the last of them may be made into a new one.
+    pub fn recycle(&mut self, geometry: Geometry, first: u64, keep: bool) {
+        let Some(last) = self.segments.keys().copied().filter(|seq| *seq < first).max() else { return };
+        if keep {
+            let span = Span::new(geometry.segment_start(last), geometry.segment_end(last));
+            self.spare = Some(self.bytes.move_out(span));
+        }
+        self.segments.retain(|seq, _| *seq >= first);
+        self.bytes.zero(Span::new(Lsn(0), geometry.segment_start(first)));
+    }
+
     /// Walks valid batches from the log's start.
     pub fn walk(&self, geometry: Geometry) -> Walk {
-        let start = Position { lsn: self.meta.log_start.max(geometry.first_batch(0)), ..Position::default() };
-        let mut walk = Walk { end: start, hash: 0, batches: Vec::new() };
-        walk.extend(self.log, &self.segments, &self.meta.history, geometry, |span| self.get(span));
+        let mut walk = Walk::new(self.meta.log_start.max(geometry.first_batch(0)));
+        walk.extend(self.log, &self.segments, &self.meta.history, geometry, &self.bytes);
         walk
     }
 
     /// Opens the log as the runtime does: scan, take over what shared memory holds (a standby), record what is to be
     /// cut, zero it, scan again.
-    pub fn open(&mut self, geometry: Geometry, arena: Option<&Bytes>) -> Recovered {
-        let mut found = self.scan(geometry);
+    ///
+    /// # Errors
+    /// When durable data is damaged or cannot be read.
+    pub fn open(
+        &mut self,
+        geometry: Geometry,
+        arena: Option<&Bytes>,
+        marks: &mut Tally,
+    ) -> Result<Recovered, OpenError> {
+        let mut found = self.scan(geometry, marks)?;
         if let Some(arena) = arena {
-            let (end, hash) = (found.recovered.end, found.recovered.previous_hash);
-            let mut walk = Walk { end, hash, batches: Vec::new() };
-            walk.extend(self.log, &self.segments, &self.meta.history, geometry, |span| arena.get(span));
+            let mut walk = Walk::from(found.recovered.end, found.recovered.previous_hash);
+            walk.extend(self.log, &self.segments, &self.meta.history, geometry, arena);
             for batch in &walk.batches {
                 self.bytes.put(batch.header.start, &arena.get(batch.header.stored()));
             }
             if !walk.batches.is_empty() {
-                *self.verdicts.entry("taken over").or_default() += 1;
+                sometimes!(marks, TakenOver);
                 let reach = walk.end.lsn.plus(geometry.in_flight_bytes);
                 self.meta.unfinished = vec![Span::new(found.recovered.end.lsn, reach)];
-                found = self.scan(geometry);
+                found = self.scan(geometry, marks)?;
             }
         }
         let mut cut = None;
@@ -182,30 +185,35 @@ impl Disk {
             self.meta.unfinished = vec![span];
             self.bytes.zero(span);
             cut = Some(span);
-            found = self.scan(geometry);
-            assert_eq!(found.verdict, Verdict::CleanEnd, "after a cut the log ends cleanly");
+            found = self.scan(geometry, marks)?;
+            if found.verdict != Verdict::CleanEnd {
+                return Err(OpenError::NotClean(format!("{:?}", found.evidence)));
+            }
         }
         let end = found.recovered.end.lsn;
         self.meta.unfinished.retain(|span| span.end > end);
         self.meta.unfinished.iter_mut().for_each(|span| span.start = span.start.max(end));
         self.meta.history.drop_beyond(end);
-        Recovered { cut, ..found.recovered }
+        Ok(Recovered { cut, ..found.recovered })
     }
 
-    fn scan(&mut self, geometry: Geometry) -> Scan {
+    fn scan(&mut self, geometry: Geometry, marks: &mut Tally) -> Result<Scan, OpenError> {
+        if std::mem::take(&mut self.read_fails) {
+            sometimes!(marks, ReadFailed);
+            return Err(OpenError::Unreadable);
+        }
         let source = Files { disk: self, geometry };
         let input = ScanInput { log: self.log, geometry, meta: &self.meta, peer_holds: None };
-        let found = scan(&source, input).expect("memory can be read");
-        let verdict = match &found.verdict {
-            Verdict::CleanEnd => "clean end",
-            Verdict::TornTail { .. } => "torn tail",
-            Verdict::InFlight { .. } => "in flight",
+        let found = scan(&source, input).map_err(|_| OpenError::Unreadable)?;
+        match &found.verdict {
+            Verdict::CleanEnd => sometimes!(marks, CleanEnd),
+            Verdict::TornTail { .. } => sometimes!(marks, TornTail),
+            Verdict::InFlight { .. } => sometimes!(marks, InFlight),
             Verdict::Corrupt { span, why } => {
-                panic!("nothing rots here: {span:?} {why}; {:?}\n{:?}", found.evidence, self.meta)
+                return Err(OpenError::Corrupt(format!("{span:?}: {why}; {:?}", found.evidence)));
             }
-        };
-        *self.verdicts.entry(verdict).or_default() += 1;
-        found
+        }
+        Ok(found)
     }
 }
 
@@ -224,59 +232,16 @@ impl SegmentSource for Files<'_> {
     fn read(&self, seq: u64, offset: u64, buf: &mut [u8]) -> Result<(), SourceError> {
         self.disk.bytes.read(self.geometry.segment_start(seq).plus(offset), buf);
         if offset < SEGMENT_HEADER_BYTES {
-            let salt = self.disk.segments[&seq];
+            let salt = self.disk.segments.get(&seq).copied().ok_or("no such segment")?;
             let header = SegmentHeader { log: self.disk.log, seq, salt, incarnation: 0 }.encode();
-            for copy in [0, BLOCK_BYTES] {
-                let from = (copy - offset.min(copy)) as usize;
-                if from < buf.len() && copy >= offset {
+            for copy in [0, BLOCK_BYTES].into_iter().filter(|copy| *copy >= offset) {
+                let from = (copy - offset) as usize;
+                if from < buf.len() {
                     let len = header.len().min(buf.len() - from);
                     buf[from..from + len].copy_from_slice(&header[..len]);
                 }
             }
         }
         Ok(())
-    }
-}
-
-impl Walk {
-    pub fn extend(
-        &mut self,
-        log: LogId,
-        segments: &BTreeMap<u64, u32>,
-        history: &TermHistory,
-        geometry: Geometry,
-        bytes: impl Fn(Span) -> Vec<u8>,
-    ) {
-        loop {
-            let at = geometry.batch_place(self.end.lsn);
-            let Some(salt) = segments.get(&geometry.segment_of(at)) else { return };
-            let block = bytes(Span::new(at, at.plus(BLOCK_BYTES)));
-            let Ok(header) = BatchHeader::decode(&block, log, *salt, geometry) else { return };
-            let stored = bytes(header.stored());
-            let body = &stored[BATCH_HEADER_BYTES as usize..];
-            if verify_body(&header, body, *salt).is_err() {
-                return;
-            }
-            let first = self.batches.is_empty() && self.hash == 0;
-            // Nobody counts here: the first batch of a trimmed log says what lay before it.
-            if header.start != at
-                || (!first && header.previous_hash != self.hash)
-                || history.owner(at) != Some(header.term)
-            {
-                return;
-            }
-            let payloads = walk_headers(&body[..header.body_bytes as usize])
-                .filter_map(Result::ok)
-                .filter(|record| record.header.kind == RecordKind::Data)
-                .map(|record| record.payload.to_vec())
-                .collect();
-            self.hash = BatchHeader::hash(&header.encode(*salt));
-            self.end = header.after();
-            self.batches.push(Batch { header, payloads });
-        }
-    }
-
-    pub fn payloads(&self) -> impl Iterator<Item = &Vec<u8>> {
-        self.batches.iter().flat_map(|batch| &batch.payloads)
     }
 }

@@ -1,61 +1,110 @@
-//! What a world is made of: its kind follows from its seed.
+//! What a world is made of: drawn from its seed, so that a swarm visits many kinds.
+
+use std::ops::Range;
 
 use towline_core::replication::Unmet;
+use towline_core::types::Geometry;
 
-/// What a world is made of.
+use crate::rng::Rng;
+
+/// One kind of world.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    pub standbys: usize,
-    pub rule: Option<&'static str>,
-    pub arena_bytes: u64,
-    pub unmet: Unmet,
-    pub record_bytes: std::ops::Range<usize>,
-    pub applies: bool,
-    pub apply_safe: bool,
-    /// The first standby relays to a standby of its own.
+    /// Nodes that may lead, or be counted: a fixed set of n + 1.
+    pub nodes: usize,
+    /// The sync rule wanted; empty: none.
+    pub rule: String,
+    /// Standbys are promoted and disks lost.
+    pub failover: bool,
+    /// The last node hangs on a standby and never counts.
     pub relay: bool,
+    /// Log geometry.
+    pub geometry: Geometry,
+    /// Arena bytes.
+    pub arena_bytes: u64,
+    /// When the rule cannot be met.
+    pub unmet: Unmet,
+    /// Payload bytes of a record.
+    pub record_bytes: Range<u64>,
+    /// Standbys apply.
+    pub applies: bool,
+    /// Only what is safe.
+    pub apply_safe: bool,
+    /// The arena outlives a killed process.
     pub outlives: bool,
+    /// Retention past the last trim.
     pub retention_bytes: u64,
+    /// How far standbys hold a trim back.
     pub hold_bytes: u64,
+    /// Flushes in flight.
+    pub flush_depth: usize,
+    /// One-way delay of a message.
+    pub delay_ns: Range<u64>,
+    /// Chance that a message has to be sent again, which holds up all behind it.
+    pub packet_loss: f64,
+    /// Chance that the application goes on by a batch.
+    pub apply_pace: f64,
+    /// Chance that a write in flight completes within a turn.
+    pub disk_pace: f64,
+    /// Chance that a turn has a fault.
+    pub fault_chance: f64,
+    /// Chance that a sector in flight is lost at a power cut.
+    pub sector_loss: f64,
+    /// New segments are made from old ones.
+    pub recycles: bool,
+    /// Appends before the faults end.
+    pub appends: u64,
 }
 
 impl Setup {
-    pub fn new(standbys: usize, rule: Option<&'static str>) -> Setup {
+    /// The kind of world that `seed` has.
+    pub fn of(rng: &mut Rng) -> Setup {
+        let failover = rng.chance(0.7);
+        let nodes = rng.pick(&[2, 3, 3, 3, 4, 4, 5]);
+        let n = nodes - 1;
+        let k = 1 + rng.index(n);
+        let ruled = failover || rng.chance(0.9);
+        let method = rng.pick(&["ANY", "FIRST"]);
+        let rule = if ruled { format!("{method} {k} (*)") } else { String::new() };
+        let big = rng.chance(0.1);
+        let segment_bytes = if big { 8 << 20 } else { rng.pick(&[128 << 10, 256 << 10, 1 << 20]) };
+        let fast = rng.within(10_000..100_000);
+        let delays = [fast..2 * fast, 20_000..500_000, 100_000..1_500_000];
+        let applies = rng.chance(0.5);
         Setup {
-            standbys,
+            nodes,
             rule,
-            arena_bytes: 64 << 20,
-            unmet: Unmet::Stall,
-            record_bytes: 8..400,
-            applies: false,
-            apply_safe: false,
-            relay: false,
-            outlives: true,
-            retention_bytes: 1 << 30,
-            hold_bytes: 1 << 30,
+            failover,
+            relay: !failover && rng.chance(0.3),
+            geometry: Geometry { segment_bytes, in_flight_bytes: 4 << 20 },
+            arena_bytes: if big { 4 << 20 } else { rng.pick(&[4 << 20, 1 << 20]) },
+            unmet: if rng.chance(0.25) {
+                Unmet::DegradeAfter { ns: rng.within(1_000_000..10_000_000) }
+            } else {
+                Unmet::Stall
+            },
+            record_bytes: if big { 8..200_000 } else { rng.pick(&[8..64, 8..400, 8..4_000]) },
+            applies,
+            apply_safe: applies && rng.chance(0.5),
+            outlives: rng.chance(0.7),
+            retention_bytes: if rng.chance(0.3) { 8 * segment_bytes } else { 1 << 30 },
+            hold_bytes: if rng.chance(0.1) { 2 * segment_bytes } else { 1 << 30 },
+            flush_depth: rng.pick(&[1, 2, 4, 8]),
+            delay_ns: rng.pick(&delays),
+            packet_loss: rng.pick(&[0.0, 0.0, 0.02, 0.1, 0.3]),
+            apply_pace: rng.pick(&[0.1, 0.3, 0.8]),
+            disk_pace: rng.pick(&[0.9, 0.5, 0.2]),
+            fault_chance: rng.pick(&[0.01, 0.02, 0.04]),
+            sector_loss: rng.pick(&[0.1, 0.5, 0.8, 1.0]),
+            recycles: rng.chance(0.7),
+            appends: 500 + rng.below(200),
         }
     }
-}
 
-/// The kinds of worlds.
-pub fn setup(seed: u64) -> Setup {
-    match seed % 8 {
-        0 => Setup::new(1, Some("ANY 1 (s1)")),
-        1 => Setup { hold_bytes: 16 << 20, ..Setup::new(2, Some("ANY 1 (s1, s2)")) },
-        2 => Setup::new(2, Some("FIRST 1 (s1, s2)")),
-        3 => Setup { applies: true, apply_safe: true, ..Setup::new(3, Some("ANY 2 (s1, s2, s3)")) },
-        4 => Setup {
-            record_bytes: 50_000..900_000,
-            arena_bytes: 4 << 20,
-            retention_bytes: 40 << 20,
-            ..Setup::new(2, Some("ANY 1 (s1, s2)"))
-        },
-        5 => Setup { applies: true, relay: true, ..Setup::new(2, Some("FIRST 1 (*)")) },
-        6 => Setup {
-            unmet: Unmet::DegradeAfter { ns: 5_000_000 },
-            relay: true,
-            ..Setup::new(2, Some("ANY 2 (s1, s2)"))
-        },
-        _ => Setup { outlives: false, ..Setup::new(3, Some("FIRST 2 (s1, s2, s3)")) },
+    /// A rule over the nodes other than `own`, of another kind.
+    pub fn other_rule(&self, rng: &mut Rng) -> String {
+        let n = self.nodes - 1;
+        let method = rng.pick(&["ANY", "FIRST"]);
+        format!("{method} {} (*)", 1 + rng.index(n))
     }
 }

@@ -9,6 +9,7 @@ mod node;
 mod out;
 mod probe;
 mod report;
+mod sim;
 mod survive;
 mod units;
 
@@ -77,6 +78,8 @@ enum Command {
     Log(log::LogArgs),
     /// Make failures happen to real nodes, and count what each level lost
     Survive(survive::SurviveArgs),
+    /// Simulated worlds of the very node that ships: replay one, search many
+    Sim(sim::SimArgs),
     /// Show a run again: tables, and the page written anew
     Report(report::ReportArgs),
     /// Name the weakest level and widest window that survive a failure within a p99, on this machine's figures
@@ -117,6 +120,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Bench(args) => bench::bench(args),
         Command::Probe(args) => probe::probe(args),
         Command::Log(args) => log::log(args),
+        Command::Sim(args) => sim::sim(args),
         Command::Report(args) => report::report(args),
         Command::Advise(args) => advise::advise(args),
         Command::FloorPeer { arguments } => {

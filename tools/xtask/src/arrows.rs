@@ -36,6 +36,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "towline-core",
             "towline-report",
             "towline-runtime",
+            "towline-sim",
             "towline-survive",
             "towline-uring",
         ],

@@ -35,7 +35,7 @@ pub(super) struct Acked {
 }
 
 /// Nodes, what happened to them, and what was ever flushed and safe.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Lives {
     leader: u64,
     damages: Vec<(u64, Damage)>,
@@ -177,6 +177,7 @@ impl Checker {
         self.waiting = vec![0];
         self.is_change_due = false;
         (self.degraded, self.unmet_since_ns, self.heal_at) = (false, None, None);
+        self.unmet_at_tick_ns = None;
     }
 
     /// After a clean stop everything that was accepted is there, `off` included.

@@ -34,7 +34,7 @@ pub fn check(events: &[Event]) -> Verdict {
 
 /// A check that is fed event by event, as the run goes: it keeps some 200 bytes per ticket and 60 per batch, not
 /// the events.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checker {
     at: usize,
     verdict: Verdict,
@@ -59,6 +59,8 @@ pub struct Checker {
     /// Times of acks with the highest end acknowledged up to then.
     acked_by: Vec<(u64, Lsn)>,
     unmet_since_ns: Option<u64>,
+    /// As it was when the turn began: the tick decides before the turn's other inputs are looked at.
+    unmet_at_tick_ns: Option<u64>,
     degraded: bool,
     heal_at: Option<Lsn>,
     lives: Lives,
@@ -105,10 +107,16 @@ impl Checker {
             is_change_due: false,
             acked_by: Vec::new(),
             unmet_since_ns: None,
+            unmet_at_tick_ns: None,
             degraded: false,
             heal_at: None,
             lives: Lives::new(start.lsn),
         }
+    }
+
+    /// The broken promises found so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.verdict.violations
     }
 
     /// What has been found so far.
@@ -139,6 +147,7 @@ impl Checker {
                     self.flag(Kind::ClockBackwards, format!("{now_ns} after {}", self.now_ns));
                 }
                 self.now_ns = self.now_ns.max(*now_ns);
+                self.unmet_at_tick_ns = self.unmet_since_ns;
             }
             Event::TermStarted => self.quorum.forget_reports(),
             Event::Leads { node, end } => self.see_leads(*node, *end),

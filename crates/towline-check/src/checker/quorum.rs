@@ -119,7 +119,7 @@ impl Checker {
     }
 
     pub(super) fn see_degraded(&mut self) {
-        let is_due = match (self.unmet_since_ns, self.degrade_after_ns) {
+        let is_due = match (self.unmet_at_tick_ns.or(self.unmet_since_ns), self.degrade_after_ns) {
             (Some(_), None) => true,
             (Some(since_ns), Some(Some(after_ns))) => self.now_ns - since_ns >= after_ns,
             (None, _) | (_, Some(None)) => false,
@@ -134,7 +134,10 @@ impl Checker {
 
     pub(super) fn see_healed(&mut self) {
         let bound = self.quorum.safe(self.oldest_generation(), Stage::Flushed);
-        if !self.heal_at.is_some_and(|heal_at| reaches(bound, heal_at)) {
+        // A pending rule that is safe under both has come into force, and nobody may have been told yet.
+        let newer = self.quorum.safe(self.quorum.in_force + 1, Stage::Flushed);
+        let is_due = |heal_at| reaches(bound, heal_at) || (self.is_change_due && reaches(newer, heal_at));
+        if !self.heal_at.is_some_and(is_due) {
             self.flag(Kind::HealedTooEarly, format!("safe {bound:?}, due {:?}", self.heal_at));
         }
         self.degraded = false;

@@ -150,6 +150,8 @@ impl Node {
     /// The history entry is durable: lead.
     pub(super) fn lead(&mut self) {
         let Some(entry) = self.meta.get().history.last() else { return };
+        // What the gate found while nobody led here is void.
+        self.settle_gate();
         self.gate.begin_term(self.tail.flushed());
         self.gate.own_flushed(self.tail.flushed());
         self.role = Role::Leading(Leading::new(entry.term, entry.start, self.promotion.is_some()));

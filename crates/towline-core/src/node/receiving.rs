@@ -115,6 +115,13 @@ impl Node {
             // A relay that lost its tail: what it forgot is still this log.
             return self.close(session, "the sender is behind this node in the same term");
         }
+        // Recovery asks who owns each byte that is here, also below where the sender's log starts by now.
+        let history =
+            if self.is_empty() { Ok(offer.history.clone()) } else { own.followed_by(&offer.history) };
+        let history = match history {
+            Ok(history) => history,
+            Err(refused) => return self.close(session, &refused.to_string()),
+        };
         if fork < end && !self.condemn(fork) {
             return;
         }
@@ -129,7 +136,7 @@ impl Node {
         });
         self.following.reported = None;
         self.meta.change(|meta| {
-            meta.history = offer.history;
+            meta.history = history;
             if kind == SourceKind::Stream {
                 meta.set_size = offer.set_size;
             }

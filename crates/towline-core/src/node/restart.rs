@@ -95,7 +95,9 @@ impl Node {
         };
         let claimed = Lsn(welcome.leader_flushed.0.saturating_sub(1));
         let claimant = welcome.history.owner(claimed).or_else(|| self.meta.get().history.owner(claimed));
-        let is_own = claimant.is_some_and(|term| term.node == self.config.node && Some(term) != current);
+        let is_own = claimant.is_some_and(|term| {
+            term.node == self.config.node && Some(term) != current && !self.was_overruled(term, claimed)
+        });
         if welcome.leader_flushed > own && is_own && !self.config.alone {
             self.halt(&format!(
                 "this node had reported {} as flushed, and its log now ends at {own}: it has lost durable data and must not lead; \
@@ -110,6 +112,16 @@ impl Node {
             return false;
         }
         true
+    }
+
+    /// Whether another leader's term took the place of what this node claimed in `term`: the byte was cut as it had
+    /// to be, and is not lost. What a trim has pruned cannot be told any more.
+    fn was_overruled(&self, term: Term, claimed: Lsn) -> bool {
+        let own = self.config.node;
+        let mut entries = self.meta.get().history.entries().iter();
+        let is_pruned = entries.clone().next().is_some_and(|first| first.term > term);
+        is_pruned
+            || entries.any(|entry| entry.term > term && entry.start <= claimed && entry.term.node != own)
     }
 
     fn meet_higher_term(&mut self, adopted: Term) {

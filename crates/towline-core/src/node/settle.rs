@@ -123,6 +123,8 @@ impl Node {
             match output {
                 GateOutput::Ack { ticket, outcome } => self.out.push_back(Output::Ack { ticket, outcome }),
                 GateOutput::RuleInForce { version } => self.handle_rule_in_force(version),
+                // The gate's clock goes on while nobody leads here: that is no news for an operator.
+                GateOutput::Degraded { .. } | GateOutput::Healed if !self.is_leading() => {}
                 GateOutput::Degraded { released } => self.say(Event::Degraded { released }),
                 GateOutput::Healed => self.say(Event::Healed),
             }

@@ -110,6 +110,21 @@ impl TermHistory {
         self.owner(upto).unwrap_or_default()
     }
 
+    /// The history of a log that goes on as `sender`'s: a sender that has trimmed more than this node has pruned its
+    /// own, but what lies here before its first term still has its owners.
+    ///
+    /// # Errors
+    /// When both together are too many.
+    pub fn followed_by(&self, sender: &TermHistory) -> Result<TermHistory, HistoryError> {
+        let first = sender.0.first().map(|entry| entry.term);
+        let mut history = TermHistory::default();
+        for entry in self.0.iter().filter(|entry| first.is_some_and(|first| entry.term < first)) {
+            history.push(entry.term, entry.start)?;
+        }
+        sender.0.iter().try_for_each(|entry| history.push(entry.term, entry.start))?;
+        Ok(history)
+    }
+
     /// Drops entries that start beyond the log's end (recovery and truncation); they were never used.
     pub fn drop_beyond(&mut self, end: Lsn) {
         self.0.retain(|entry| entry.start <= end);

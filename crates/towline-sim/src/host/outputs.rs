@@ -1,0 +1,197 @@
+//! What a node asks for, carried out; and what it must never ask for.
+
+use towline_core::format::{BatchKind, Frame};
+use towline_core::node::{Event, FreezeReason, Input, Output, Source, StartRole};
+use towline_core::types::limits::{BATCH_HEADER_BYTES, BLOCK_BYTES};
+use towline_core::types::{Lsn, Meta, Position, Span, Term};
+
+use super::{Host, Message, Wish};
+use crate::disk::PendingWrite;
+use crate::env::{Env, promise};
+use crate::marks::sometimes;
+
+impl Host {
+    pub(super) fn carry_out(&mut self, output: Output, env: &mut Env) {
+        match output {
+            Output::OpenBatch { start, limit, preamble } => {
+                promise!(env, start.plus(BLOCK_BYTES) <= limit, "an open batch has no room for its preamble");
+                self.open_at(start, limit, &preamble);
+            }
+            Output::AppendRule { version, rule } => self.append_rule(version, &rule),
+            Output::PutHeader { header } => {
+                sometimes!(env.marks, Roll, header.kind == BatchKind::Roll);
+                let salt = self.salt_at(header.start);
+                let mut block = vec![0; BLOCK_BYTES as usize];
+                if header.body_bytes > 0 {
+                    self.arena.read(header.start, &mut block);
+                }
+                block[..BATCH_HEADER_BYTES as usize].copy_from_slice(&header.encode(salt));
+                self.arena.put(header.start, &block);
+            }
+            Output::Write { span, epoch } => self.write(span, epoch, env),
+            Output::PrepareSegment { seq, salt } => self.prepare(seq, salt, env),
+            Output::Recycle { below } => {
+                let durable = self.disk.meta.log_start >= below;
+                promise!(env, durable, "a segment goes before the meta block says so durably");
+                sometimes!(env.marks, Trim);
+                let first = self.config.geometry.segment_of(below);
+                self.disk.recycle(self.config.geometry, first, self.recycles);
+            }
+            Output::WriteMeta { meta } => self.write_meta(meta, env),
+            Output::Truncate { to, until } => self.truncate(to, until, env),
+            Output::Freeze { why } => {
+                sometimes!(env.marks, Full, matches!(why, FreezeReason::Full(_)));
+                self.freeze();
+            }
+            Output::Release { below } => {
+                promise!(env, below <= self.flushed(), "the arena gives back {below}, which is not flushed");
+                let from = Lsn(below.0.saturating_sub(2 * self.config.arena_bytes));
+                self.arena.zero(Span::new(from, below));
+            }
+            Output::AdoptLog { log, geometry } => {
+                (self.disk.log, self.config.log) = (log, log);
+                self.inbox.push_back(Input::LogAdopted { log, geometry });
+            }
+            Output::Dial { peer } => self.wishes.push(Wish::Dial(usize::from(peer.0))),
+            Output::Frame { session, frame } => {
+                self.look_at(&frame, env);
+                self.wishes.push(Wish::Say(session, Message::Frame(frame)));
+            }
+            Output::Send { session, span, source } => {
+                let bytes = match source {
+                    Source::Arena => Some(self.arena.get(span)),
+                    Source::Segments => self.read_segments(span, env),
+                };
+                let Some(bytes) = bytes else { return self.wishes.push(Wish::ReadFailed(session)) };
+                self.wishes.push(Wish::Say(session, Message::Bytes(span, bytes)));
+                self.inbox.push_back(Input::Sent { session, span });
+            }
+            Output::Close { session, .. } => self.wishes.push(Wish::Close(session)),
+            Output::Receive { session, at, credit } => self.receive_from(session, at, credit),
+            Output::Ack { ticket, outcome } => self.wishes.push(Wish::Acked(ticket, outcome)),
+            Output::Event(event) => self.heard(event, env),
+            Output::Apply { upto } => self.may_apply(upto, env),
+            Output::ResetApply { from } => {
+                sometimes!(env.marks, ApplyReset);
+                self.ends.retain(|end, _| *end <= from);
+                let before = self.ends.values().next_back().copied();
+                self.applied = before.unwrap_or(Position { lsn: from, ..Position::default() });
+                self.apply_upto = from;
+            }
+            Output::RuleChange { result, .. } => match result {
+                Ok(_) => sometimes!(env.marks, RuleInForce),
+                Err(_) => sometimes!(env.marks, RuleRefused),
+            },
+            // Nobody asks for a promotion or a pause here yet.
+            Output::Promoted { .. } | Output::Paused { .. } | Output::Standbys { .. } => {}
+            Output::Stopped => self.stopped = true,
+        }
+    }
+
+    fn write(&mut self, span: Span, epoch: u64, env: &mut Env) {
+        let aligned = !span.is_empty() && span.start.is_block_start() && span.end.is_block_start();
+        promise!(env, aligned, "a write of {span:?} is not aligned");
+        let recorded =
+            self.disk.meta.unfinished.iter().any(|known| known.start <= span.start && span.end <= known.end);
+        let may = recorded || self.config.role == StartRole::Primary;
+        promise!(env, may, "n{} writes {span:?}, which it has not recorded as unfinished", self.name);
+        let bytes = self.arena.get(span);
+        self.disk.pending.push(PendingWrite { span, epoch, bytes });
+    }
+
+    fn write_meta(&mut self, meta: Meta, env: &mut Env) {
+        promise!(env, self.disk.pending_meta.is_none(), "two meta writes at one time");
+        let old = &self.disk.meta;
+        promise!(env, meta.adopted >= old.adopted, "the adopted term fell: {} {}", old.adopted, meta.adopted);
+        self.disk.pending_meta = Some(meta);
+    }
+
+    fn prepare(&mut self, seq: u64, salt: Option<u32>, env: &mut Env) {
+        let first = self.config.geometry.first_batch(seq);
+        let end = self.node.as_ref().map_or(Lsn(0), |node| node.watermarks().end.lsn);
+        let is_free = first >= end || !self.disk.segments.contains_key(&seq);
+        promise!(env, is_free, "segment {seq} is in use and made anew");
+        self.disk.segments.remove(&seq);
+        self.segment_jobs.retain(|(known, _)| *known != seq);
+        self.segment_jobs.push((seq, salt));
+    }
+
+    fn truncate(&mut self, to: Lsn, until: Lsn, env: &mut Env) {
+        promise!(env, self.disk.pending.is_empty(), "a write is in flight at a cut");
+        let recorded = self.disk.meta.unfinished.iter().any(|span| span.start <= to && until <= span.end);
+        promise!(env, recorded, "what is cut is not recorded before");
+        sometimes!(env.marks, Demoted);
+        let geometry = self.config.geometry;
+        let last = geometry.segment_of(to);
+        // A segment that had been asked for and lies wholly behind the cut is not wanted any more.
+        self.segment_jobs.retain(|(seq, _)| *seq <= last);
+        self.ends.retain(|end, _| *end <= to);
+        self.disk.bytes.zero(Span::new(to, until));
+        self.arena.zero(Span::new(to, until));
+        self.disk.segments.retain(|seq, _| *seq <= last);
+        let walk = self.disk.walk(geometry);
+        if self.disk.damaged && walk.end.lsn != to {
+            // The copy that is kept of what was cut cannot be made: the operator has to look.
+            self.halted = Some("its disk is damaged below the cut".to_owned());
+            return;
+        }
+        promise!(env, walk.end.lsn == to, "a cut at {to}, where no batch ends ({})", walk.end.lsn);
+        self.inbox.push_back(Input::Truncated { end: walk.end, previous_hash: walk.hash });
+    }
+
+    fn look_at(&mut self, frame: &Frame, env: &mut Env) {
+        let adopted = self.disk.meta.adopted;
+        match frame {
+            Frame::Report { watermarks, term, .. } => {
+                promise!(env, adopted == *term, "reports in {term}, and {adopted} is durable here");
+                promise!(env, watermarks.is_ordered(), "a report out of order: {watermarks:?}");
+                self.reported = [watermarks.written.lsn, watermarks.flushed.lsn];
+                let marks = [watermarks.written.lsn, watermarks.flushed.lsn, watermarks.applied.lsn];
+                let ever = self.ever.entry(*term).or_default();
+                ever.iter_mut().zip(marks).for_each(|(ever, now)| *ever = (*ever).max(now));
+            }
+            Frame::Adopted { term, .. } => {
+                promise!(env, adopted == *term, "says that {term} is adopted, and {adopted} is durable here");
+            }
+            Frame::Fetch { .. } => sometimes!(env.marks, Fetch),
+            _ => {}
+        }
+    }
+
+    fn heard(&mut self, event: Event, env: &mut Env) {
+        match event {
+            Event::Leading { history } => self.leaderships.push_back(history),
+            Event::Halted { why } => self.halted = Some(why),
+            Event::Poisoned { .. } => {
+                sometimes!(env.marks, Poisoned);
+                self.poisoned = true;
+            }
+            Event::SteppedDown { .. } => {
+                sometimes!(env.marks, SteppedDown);
+                self.stepped_down = true;
+            }
+            Event::StandbyExcluded { .. } => sometimes!(env.marks, Excluded),
+            Event::StandbyMustResync { peer, .. } => {
+                sometimes!(env.marks, Resync);
+                self.must_resync = Some(usize::from(peer.0));
+            }
+            Event::Degraded { .. } => sometimes!(env.marks, Degraded),
+            Event::Healed => sometimes!(env.marks, Healed),
+            _ => {}
+        }
+    }
+
+    fn may_apply(&mut self, upto: Lsn, env: &mut Env) {
+        self.apply_upto = upto;
+        promise!(env, upto <= self.flushed(), "may apply {upto}, which is not flushed here");
+        let last = Lsn(upto.0.saturating_sub(1));
+        let owner: Option<Term> = self.disk.meta.history.owner(last);
+        self.wishes.extend(owner.map(|term| Wish::Applies(upto, term)));
+    }
+
+    /// The salt of the segment that holds `at`; the node asks for nothing in a segment that is not in place.
+    pub(super) fn salt_at(&self, at: Lsn) -> u32 {
+        let seq = self.config.geometry.segment_of(at);
+        self.disk.segments.get(&seq).copied().unwrap_or_default()
+    }
+}

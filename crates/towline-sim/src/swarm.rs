@@ -1,0 +1,117 @@
+//! Many worlds, on all cores, and what they came by together.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::marks::Tally;
+use crate::run::{Run, run};
+
+/// Which worlds to visit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Swarm {
+    /// The first seed.
+    pub from: u64,
+    /// How many seeds; `None`: until the time is over.
+    pub seeds: Option<u64>,
+    /// For how long; `None`: until the seeds are over.
+    pub time: Option<Duration>,
+}
+
+/// What a swarm saw.
+#[derive(Clone, Debug, Default)]
+pub struct SwarmReport {
+    /// Worlds.
+    pub worlds: u64,
+    /// Records that were appended.
+    pub appends: u64,
+    /// Faults.
+    pub faults: u64,
+    /// Processes that ended without warning.
+    pub crashes: u64,
+    /// Acknowledgements by level achieved.
+    pub acks: [u64; 5],
+    /// Faults by kind.
+    pub fault_kinds: BTreeMap<&'static str, u64>,
+    /// Rare paths.
+    pub marks: Tally,
+    /// Worlds that broke a promise: seed and promise.
+    pub failures: Vec<(u64, String)>,
+    /// Worlds that saw less than every world should.
+    pub too_quiet: Vec<u64>,
+    /// Wall time in seconds, and threads.
+    pub seconds: f64,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// Runs worlds until the time or the seeds are over; with neither, one. `on_world` hears of each as it ends, and
+/// ends the swarm by returning false.
+pub fn swarm(which: Swarm, on_world: impl Fn(&Run) -> bool + Sync) -> SwarmReport {
+    let start = Instant::now();
+    let next = AtomicU64::new(0);
+    let seeds = match (which.seeds, which.time) {
+        (None, None) => Some(1),
+        (seeds, _) => seeds,
+    };
+    let is_due = |place: u64| {
+        seeds.is_none_or(|seeds| place < seeds) && which.time.is_none_or(|time| start.elapsed() < time)
+    };
+    let work = || {
+        let mut report = SwarmReport::default();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            if !is_due(place) {
+                return report;
+            }
+            let run = run(which.from.wrapping_add(place), false);
+            report.take(&run);
+            if !on_world(&run) {
+                // Far beyond any number of seeds, and far from its end.
+                next.fetch_max(u64::MAX / 2, Ordering::Relaxed);
+                return report;
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let reports: Vec<SwarmReport> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
+    });
+    let mut report = reports.into_iter().fold(SwarmReport::default(), SwarmReport::and);
+    report.failures.sort_unstable();
+    (report.seconds, report.threads) = (start.elapsed().as_secs_f64(), threads);
+    report
+}
+
+impl SwarmReport {
+    fn take(&mut self, run: &Run) {
+        let is_quiet = run.failure.is_none() && !run.has_seen_enough();
+        let one = SwarmReport {
+            worlds: 1,
+            appends: run.appends,
+            faults: run.faults,
+            crashes: run.crashes,
+            acks: run.acks,
+            fault_kinds: run.fault_kinds.clone(),
+            marks: run.marks.clone(),
+            failures: run.failure.iter().map(|failure| (run.seed, failure.clone())).collect(),
+            too_quiet: if is_quiet { vec![run.seed] } else { Vec::new() },
+            ..SwarmReport::default()
+        };
+        *self = std::mem::take(self).and(one);
+    }
+
+    fn and(mut self, other: SwarmReport) -> SwarmReport {
+        self.worlds += other.worlds;
+        self.appends += other.appends;
+        self.faults += other.faults;
+        self.crashes += other.crashes;
+        self.acks.iter_mut().zip(other.acks).for_each(|(sum, n)| *sum += n);
+        other.fault_kinds.into_iter().for_each(|(kind, n)| *self.fault_kinds.entry(kind).or_default() += n);
+        self.marks.add(&other.marks);
+        self.failures.extend(other.failures);
+        self.too_quiet.extend(other.too_quiet);
+        self
+    }
+}
