@@ -3,6 +3,7 @@
 
 use crate::publish::PointResult;
 use crate::run::Facts;
+use std::cmp::Ordering;
 use towline_core::types::Level;
 use towline_report::schema::{Arrival, Check, Interval, Window};
 use towline_report::stats::{PairedRatio, Summary, bootstrap_median};
@@ -154,7 +155,9 @@ fn window_rows(results: &[PointResult]) -> Vec<Check> {
     let p50s = |level: Level, window: fn(Option<Window>) -> bool| -> Vec<f64> {
         let mut points: Vec<_> =
             sweep.iter().filter(|result| result.level == level && window(result.point.window)).collect();
-        points.sort_by_key(|result| result.point.repetition);
+        // Pairs are of the same load and repetition.
+        let place = |result: &PointResult| (offered_per_s(result), result.point.repetition);
+        points.sort_by(|one, other| place(one).partial_cmp(&place(other)).unwrap_or(Ordering::Equal));
         points.iter().map(|result| result.point.latency_ns.p50 as f64).collect()
     };
     let zero = |window: Option<Window>| {
@@ -189,6 +192,13 @@ fn window_rows(results: &[PointResult]) -> Vec<Check> {
             p50s(Level::Local, |window| window.is_none()),
         ),
     ]
+}
+
+fn offered_per_s(result: &PointResult) -> f64 {
+    match result.point.load.arrival {
+        Arrival::OpenPerS(rate_per_s) => rate_per_s,
+        Arrival::Closed(_) => 0.0,
+    }
 }
 
 fn steady_rows(results: &[PointResult]) -> Vec<Check> {

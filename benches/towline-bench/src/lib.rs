@@ -21,6 +21,7 @@ mod publish;
 mod replay;
 mod rule;
 mod run;
+mod run_floors;
 mod target;
 mod verify;
 mod workload;
@@ -33,4 +34,5 @@ pub use plan::{
 };
 pub use replay::{Row, Wal};
 pub use run::{Outcome, run};
+pub use run_floors::{RunFloors, race_primitives};
 pub use workload::Workload;

@@ -6,7 +6,6 @@
 
 mod agree;
 mod checks;
-mod floors;
 mod interrupt;
 mod load;
 mod process;
@@ -75,7 +74,7 @@ struct Args {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.get(1).map(String::as_str) {
-        Some(floors::PEER_COMMAND) => {
+        Some(towline_bench::PEER_SUBCOMMAND) => {
             return ended(towline_uring::floor::peer_main(&arguments[2..]).map_err(anyhow::Error::from));
         }
         Some(systems::CHILD_COMMAND) => return ended(systems::child_main(&arguments[2..])),

@@ -3,7 +3,6 @@
 
 use crate::agree;
 use crate::checks;
-use crate::floors;
 use crate::interrupt::Interrupt;
 use crate::process::Ports;
 use crate::systems::{self, Absent, Setting, Spec, System};
@@ -67,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let here = std::env::current_dir().unwrap_or_default();
     let environment = Environment::collect(&data.path, &here);
     let mut report = Report::new("compare", portable_command(options.command.clone()), environment);
-    let (flushing, primitives) = floors::race(&data.path)?;
+    let (flushing, primitives) = towline_bench::race_primitives(&data.path, false)?;
     report.primitives = primitives;
     report.environment.durability_primitive = flushing.0.name().into();
     report.environment.flush_depth = flushing.1 as u32;
@@ -146,7 +145,7 @@ impl Session<'_> {
         {
             progress.set_style(style.progress_chars("=> "));
         }
-        let mut floors = floors::Measuring::default();
+        let mut floors = towline_bench::RunFloors::new(&self.data.path, false);
         let mut rng = SmallRng::seed_from_u64(options.seed);
         for repetition in 0..options.repetitions {
             // A drift of the machine must not fall on the same system every time.
@@ -159,7 +158,7 @@ impl Session<'_> {
                 let label = system.label();
                 if index % FLOORS_EVERY == 0 {
                     progress.set_message("floors");
-                    floors.measure(&self.data.path, repetition)?;
+                    floors.measure(Some(repetition), false)?;
                 }
                 let dir = self.data.path.join(format!("{}-{repetition}", label.replace(' ', "-")));
                 if let Err(error) = self.system(system.as_mut(), &dir, repetition, &mut rng, &progress)

@@ -90,6 +90,17 @@ fn interval(values: Vec<f64>) -> Option<Interval> {
 }
 
 pub(crate) fn load_label(point: &Point) -> String {
+    let mut label = arrival_label(point);
+    if let Some(bursts) = point.detail.arrivals.as_deref().filter(|arrivals| arrivals.starts_with("bursts")) {
+        label.push_str(&format!(" in {bursts}"));
+    }
+    if let Some(one_in) = point.detail.one_in {
+        label.push_str(&format!(", 1 in {one_in} stronger"));
+    }
+    label
+}
+
+fn arrival_label(point: &Point) -> String {
     match (point.load.arrival, point.load.threads.filter(|&threads| threads > 1)) {
         (Arrival::Closed(clients), Some(threads)) if clients == threads => format!("{threads} threads"),
         (Arrival::Closed(1), None) => "1 client".into(),

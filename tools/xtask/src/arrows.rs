@@ -23,7 +23,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "towline-bench",
         &["towline", "towline-core", "towline-runtime", "towline-uring", "towline-report", "linkem"],
     ),
-    ("towline-compare", &["towline", "towline-report", "towline-uring"]),
+    ("towline-compare", &["towline", "towline-bench", "towline-report", "towline-uring"]),
     (
         "towline-survive",
         &["towline", "towline-check", "towline-core", "towline-runtime", "linkem", "powercut"],

@@ -1,11 +1,12 @@
 //! What the experiments of one run share: the data folder, floors, results, progress, and Ctrl-C.
 
 use crate::error::BenchError;
-use crate::floors::{Bed, FloorSet};
+use crate::floors::FloorSet;
 use crate::options::BenchOptions;
 use crate::plan::Experiment;
 use crate::process;
 use crate::publish::PointResult;
+use crate::run_floors::{RunFloors, race_primitives};
 use crate::target::Primary;
 use crate::workload::Workload;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,10 +15,8 @@ use signal_hook::iterator::{Handle, Signals};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use towline_report::schema::{Floors, FloorsOfRepetition, InstrumentCost, PrimitiveRace, Timeline};
-use towline_uring::primitive::{self, Primitive};
-use towline_uring::{FileMode, floor};
+use towline_report::schema::{Floors, InstrumentCost, PrimitiveRace, Timeline};
+use towline_uring::primitive::Primitive;
 
 /// One run in progress.
 pub(crate) struct Session {
@@ -34,8 +33,7 @@ pub(crate) struct Session {
     /// The same, as the first primary says.
     pub(super) durability: Option<(String, u32)>,
     data: DataDir,
-    bed: Bed,
-    floors: Vec<(Option<u32>, FloorSet)>,
+    floors: RunFloors,
     progress: ProgressBar,
     interrupt: Interrupt,
     clusters: u32,
@@ -106,9 +104,8 @@ impl Session {
             primitives: Vec::new(),
             flushing: None,
             durability: None,
-            bed: Bed::new(&data.path, options.buffered, FLOOR_TIME),
+            floors: RunFloors::new(&data.path, options.buffered),
             data,
-            floors: Vec::new(),
             progress,
             interrupt: Interrupt::install()?,
             clusters: 0,
@@ -141,24 +138,10 @@ impl Session {
     /// Floors before anything else, bandwidths and the race of primitives among them.
     pub(super) fn first_floors(&mut self) -> Result<(), BenchError> {
         self.say("floors");
-        let mode = if self.buffered { FileMode::Buffered } else { FileMode::Direct };
-        let race = primitive::race(&floor::Place::new(&self.data.path, mode), RACE_TIME)
-            .map_err(|error| BenchError::failed("race of the durability primitives", error))?;
-        self.primitives = race
-            .results
-            .iter()
-            .map(|result| PrimitiveRace {
-                name: result.primitive.name().into(),
-                depth: result.depth,
-                p50_ns: result.p50_ns,
-                p99_ns: result.p99_ns,
-                per_s: result.per_s,
-                chosen: result.primitive == race.best && result.depth == 1,
-            })
-            .collect();
-        self.flushing = Some((race.best, race.flush_depth as usize));
-        let first = self.bed.measure(true)?;
-        self.floors.push((None, first));
+        let (flushing, primitives) = race_primitives(&self.data.path, self.buffered)?;
+        self.primitives = primitives;
+        self.flushing = Some(flushing);
+        self.floors.measure(None, true)?;
         Ok(())
     }
 
@@ -166,36 +149,22 @@ impl Session {
     pub(super) fn measure_floors(&mut self, repetition: u32, bandwidths: bool) -> Result<usize, BenchError> {
         self.go_on()?;
         self.say("floors");
-        let set = self.bed.measure(bandwidths)?;
-        self.floors.push((Some(repetition), set));
-        Ok(self.floors.len() - 1)
+        self.floors.measure(Some(repetition), bandwidths)
     }
 
     /// Two sets as one: what stood before and after a repetition.
     pub(super) fn floors_between(&self, before: usize, after: usize) -> FloorSet {
-        FloorSet::merged([&self.floors[before].1, &self.floors[after].1])
+        self.floors.between(before, after)
     }
 
     /// The last floors measured.
     pub(super) fn latest_floors(&self) -> FloorSet {
-        self.floors.last().map(|(_, set)| set.clone()).unwrap_or_default()
+        self.floors.latest()
     }
 
     /// All floors of the run as the report has them.
     pub(super) fn report_floors(&self) -> Floors {
-        let mut floors = FloorSet::merged(self.floors.iter().map(|(_, set)| set)).report();
-        let repetitions = self.floors.iter().filter_map(|(repetition, _)| *repetition).max();
-        floors.by_repetition = (0..=repetitions.unwrap_or(0))
-            .filter(|_| repetitions.is_some())
-            .map(|repetition| {
-                let own = self.floors.iter().filter(|(of, _)| *of == Some(repetition)).map(|(_, set)| set);
-                FloorSet::merged(own).medians(repetition)
-            })
-            .filter(|medians| {
-                *medians != FloorsOfRepetition { repetition: medians.repetition, ..Default::default() }
-            })
-            .collect();
-        floors
+        self.floors.report()
     }
 
     /// Remembers how the primary makes writes durable.
@@ -299,7 +268,3 @@ impl Drop for Interrupt {
         }
     }
 }
-
-/// For each floor and each of the two ways of waiting.
-const FLOOR_TIME: Duration = Duration::from_millis(120);
-const RACE_TIME: Duration = Duration::from_millis(800);
