@@ -254,6 +254,7 @@ fn machine() -> Environment {
         write_cache: "write back".into(),
         fua: Some(false),
         congestion_control: "cubic".into(),
+        network_path: "loopback, emulated links".into(),
         governor: "unknown".into(),
         steal_percent: Some(0.4),
         cpu_pressure_percent: Some(12.0),

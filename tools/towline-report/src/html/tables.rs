@@ -363,6 +363,7 @@ pub(super) fn environment(report: &Report) -> String {
         ("durability primitive", environment.durability_primitive.clone()),
         ("flush depth", environment.flush_depth.to_string()),
         ("congestion control", environment.congestion_control.clone()),
+        ("network path", environment.network_path.clone()),
         ("governor", environment.governor.clone()),
         ("steal time", percent(environment.steal_percent)),
         ("processor pressure", percent(environment.cpu_pressure_percent)),
