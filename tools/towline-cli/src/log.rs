@@ -1,5 +1,5 @@
 //! `towline log`: look at a directory without opening it as a node, and repair a damaged log. Only `repair` writes,
-//! and only over damage.
+//! and only what belongs where it is damaged.
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! Repair: damaged durable bytes of the log are replaced by those of another node.
 //!
 //! Order: scan → ask a peer for the first bad place → check its bytes in the log's own walk → write what passed →
-//! flush → scan again. Only damage is overwritten, and only by what belongs there, so a crash between any two of
+//! flush → scan again. Bytes are only ever overwritten by those that belong there, so a crash between any two of
 //! these leaves a log that is refused, or repaired, as before, with less of it damaged. A segment whose file is gone
 //! or too short is made whole under a temporary name first: until then its absence stays the evidence that it is
 //! missing.

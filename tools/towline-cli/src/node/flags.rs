@@ -167,6 +167,11 @@ pub(crate) fn plan_primary(
     own: PrimaryFlags,
 ) -> Result<Plan, Failure> {
     let (node, own) = with_file(config, node, own)?;
+    primary_plan(node, own)
+}
+
+/// What a primary's flags and file say together.
+pub(crate) fn primary_plan(node: NodeFlags, own: PrimaryFlags) -> Result<Plan, Failure> {
     let until_input_ends = node.until_input_ends.unwrap_or(false);
     let mut options = node.options(Role::Primary)?;
     check_rule(own.sync_rule.as_deref(), &options.standbys)?;
@@ -211,6 +216,11 @@ pub(crate) fn plan_standby(
     own: StandbyFlags,
 ) -> Result<Plan, Failure> {
     let (node, own) = with_file(config, node, own)?;
+    standby_plan(node, own)
+}
+
+/// What a standby's flags and file say together.
+pub(crate) fn standby_plan(node: NodeFlags, own: StandbyFlags) -> Result<Plan, Failure> {
     let until_input_ends = node.until_input_ends.unwrap_or(false);
     let mut options = node.options(Role::Standby)?;
     options.apply_safe = own.apply_safe.unwrap_or(false);
@@ -310,11 +320,24 @@ where
     Own: serde::de::DeserializeOwned + PartialEq + Merge,
 {
     let Some(path) = config else { return Ok((node, own)) };
-    let usage = |error: anyhow::Error| Failure::new(Code::Usage, error);
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("--config {}: cannot be read", path.display()))
-        .map_err(usage)?;
-    let table: toml::Table = toml::from_str(&text)
+        .map_err(|error| Failure::new(Code::Usage, error))?;
+    with_text(path, &text, node, own)
+}
+
+/// The same, of a file that was read.
+pub(crate) fn with_text<Own>(
+    path: &Path,
+    text: &str,
+    node: NodeFlags,
+    own: Own,
+) -> Result<(NodeFlags, Own), Failure>
+where
+    Own: serde::de::DeserializeOwned + PartialEq + Merge,
+{
+    let usage = |error: anyhow::Error| Failure::new(Code::Usage, error);
+    let table: toml::Table = toml::from_str(text)
         .map_err(|error| usage(anyhow!("--config {}: {}", path.display(), error.to_string().trim_end())))?;
     // Two structs share one flat table, so the keys are dealt out by name before serde refuses the unknown ones.
     let (own_table, node_table): (toml::Table, toml::Table) =
@@ -332,7 +355,7 @@ where
 }
 
 /// Joins what flags and file say.
-trait Merge: Sized {
+pub(crate) trait Merge: Sized {
     const KEYS: &'static [&'static str];
 
     fn merge(self, file: Self) -> Result<Self, Failure>;
@@ -395,6 +418,9 @@ fn toml_bytes<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Er
 fn toml_duration<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Duration>, D::Error> {
     parse_duration(&String::deserialize(source)?).map(Some).map_err(serde::de::Error::custom)
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

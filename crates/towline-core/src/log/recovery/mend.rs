@@ -2,7 +2,7 @@
 //!
 //! Nothing of a peer's answer is believed. It is laid over the log, the log is walked from its start, and only the
 //! batches that this walk then passes may be written: their place, owner, chain, counts and every CRC are as they
-//! must be. What is written replaces damage and nothing else, so a crash in the middle leaves less of it.
+//! must be. So whatever is overwritten is damaged, or the same, and a crash in the middle leaves less damage.
 
 use super::scan::{Scan, ScanInput, scan};
 use super::source::{ScanError, SegmentFile, SegmentSource, SegmentTable, SourceError};

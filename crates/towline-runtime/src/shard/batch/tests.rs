@@ -86,6 +86,7 @@ impl Rig {
             now_ns,
             hold_limit_ns: u64::MAX,
             flushes: self.flushes,
+            acks: 0,
         };
         self.batches.turn(&mut with).unwrap();
         while let Some(output) = self.brain.poll_output() {
