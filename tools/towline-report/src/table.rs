@@ -3,7 +3,7 @@
 use crate::against::{Comparison, Verdict};
 use crate::groups::{Row, floor_of, floor_words, rows};
 use crate::knee;
-use crate::schema::{Arrival, Check, Report, Timeline, Window};
+use crate::schema::{Arrival, Check, Point, Report, Timeline, Window};
 use crate::units;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, LineStyle, Table};
@@ -207,7 +207,7 @@ fn latency_table(report: &Report, points: &[Row<'_>]) -> Table {
         let level = row.point.level;
         let name = if level_before == Some(level) { "" } else { level.as_str() };
         level_before = Some(level);
-        let mut figures = vec![row.load_label()];
+        let mut figures = vec![format!("{}{}", row.load_label(), cluster_words(row, points))];
         figures.extend(quantiles(row));
         figures.push(units::per_second(row.per_s().median));
         let (ratio, floor) = ratio_and_floor(report, row);
@@ -250,6 +250,26 @@ fn timeline_table(timeline: &Timeline) -> Table {
         table.add_row(cells(&name, &[units::micros(latency.p50 as f64), units::micros(latency.p99 as f64)]));
     }
     table
+}
+
+/// What a row's cluster has that others of its table have not: where an experiment varies the cluster, its rows differ
+/// in nothing else.
+fn cluster_words(row: &Row<'_>, points: &[Row<'_>]) -> String {
+    let differs = |same: fn(&Point, &Point) -> bool| points.iter().any(|other| !same(row.point, other.point));
+    let mut words = String::new();
+    if differs(|a, b| a.standbys == b.standbys) {
+        words.push_str(&format!(", {} standbys", row.point.standbys));
+    }
+    if differs(|a, b| a.sync_rule == b.sync_rule) && !row.point.sync_rule.is_empty() {
+        words.push_str(&format!(", {}", row.point.sync_rule));
+    }
+    if differs(|a, b| a.shards == b.shards) {
+        words.push_str(&format!(", {} shards", row.point.shards));
+    }
+    if differs(|a, b| a.link_rtt_us == b.link_rtt_us) {
+        words.push_str(&format!(", {}", link_words(row.point.link_rtt_us)));
+    }
+    words
 }
 
 /// The ratio to the level's floor and that floor's name; empty where there is no such floor.
@@ -386,6 +406,22 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected:?} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn rows_that_differ_only_in_their_cluster_say_how() {
+        let mut report = synthetic::canonical_report(1);
+        let first = report.experiment("ladder").next().cloned();
+        let mut rtt = first.into_iter().collect::<Vec<_>>();
+        rtt.extend(rtt.clone());
+        for (point, link_rtt_us) in rtt.iter_mut().zip([0.0, 5000.0]) {
+            (point.experiment, point.link_rtt_us, point.shards) = ("rtt".into(), link_rtt_us, 1);
+        }
+        rtt[1].sync_rule = "ANY 2 (a, b)".into();
+        report.points.extend(rtt);
+        let text = format_tables(&report);
+        assert!(text.contains(", ANY 2 (a, b), 5\u{a0}ms link") && text.contains(", loopback"), "{text}");
+        assert!(!text.contains(" shards"), "{text}");
     }
 
     #[test]
