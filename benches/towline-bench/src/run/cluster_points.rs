@@ -106,7 +106,11 @@ impl Session {
             result.point.detail.of_saturation = *of_saturation;
             result.point.detail.stall = stall;
             self.results.push(result);
-            self.facts.instrument.extend(timeline.as_ref().and_then(|seen| seen.instrument));
+            if let (Some(cost), PointLoad::Closed(clients, _)) =
+                (timeline.as_ref().and_then(|seen| seen.instrument), spec.load)
+            {
+                self.facts.instrument.push((clients, cost));
+            }
             self.timelines.extend(timeline);
             self.point_done();
         }

@@ -45,8 +45,8 @@ pub(crate) struct Facts {
     pub(crate) off_verified: Option<OffVerified>,
     pub(crate) memory: Option<MemoryFact>,
     pub(crate) resync: Option<ResyncFact>,
-    /// What timing every record cost, one for each load and repetition.
-    pub(crate) instrument: Vec<InstrumentCost>,
+    /// What timing every record cost, one for each load (outstanding appends) and repetition.
+    pub(crate) instrument: Vec<(u32, InstrumentCost)>,
 }
 
 impl Facts {
