@@ -110,6 +110,34 @@ bugs! {
         /// A change of the rule forgets the tickets that wait under the old one.
         RuleForgetsTickets = "rule-forgets-tickets",
     }
+    "node" {
+        /// More is shipped than a standby has room for.
+        CreditIgnored = "credit-ignored",
+        /// Arena bytes are given back before they are flushed.
+        ReleasedUnflushed = "released-unflushed",
+        /// A segment is closed before the next one is in place.
+        RollTooEarly = "roll-too-early",
+        /// The log is trimmed past what standbys still need.
+        TrimPastStandbys = "trim-past-standbys",
+        /// A standby writes outside the span that its meta block calls unfinished.
+        WritesOutsideSpan = "writes-outside-span",
+        /// A standby says that its log reaches farther than it does.
+        ReadySaysMore = "ready-says-more",
+        /// A standby reports as written what lies in memory that ends with the process.
+        WrittenInOwnMemory = "written-in-own-memory",
+        /// A fetched tail counts before it is flushed.
+        FetchedUnflushed = "fetched-unflushed",
+        /// A primary leads again although it lost bytes that it had reported as flushed.
+        LeadsAfterLoss = "leads-after-loss",
+        /// A standby that lost durable data is not noticed.
+        LossUnnoticed = "loss-unnoticed",
+        /// A standby that lost durable data counts all the same.
+        ExcludedCounts = "excluded-counts",
+        /// A batch is taken without a look at the one before it.
+        ChainUnchecked = "chain-unchecked",
+        /// A batch is taken whoever owns its place.
+        OwnerUnchecked = "owner-unchecked",
+    }
 }
 
 impl Bug {

@@ -492,3 +492,18 @@ fn a_standby_that_must_resync_is_shown_so_until_it_comes_back_with_a_log_that_go
     primary.frame(0, Frame::Ready { from: START, previous_hash: 0 });
     assert_ne!(state(&primary), "must resync");
 }
+
+#[test]
+fn a_segment_is_closed_only_when_the_next_is_in_place() {
+    let rolls = |outputs: &[Output]| {
+        has(outputs, |o| matches!(o, Output::PutHeader { header } if header.kind == BatchKind::Roll))
+    };
+    // The first batch of the term takes one block more, and what is left holds no batch.
+    let end = GEOMETRY.segment_end(0).0 - 2 * 4096;
+    let mut primary = Probe::primary(0, None, end);
+    assert!(has(&primary.out, |o| matches!(o, Output::PutHeader { .. })), "it leads: {:?}", primary.out);
+    assert!(!rolls(&primary.out), "the log could not go on");
+    assert!(!rolls(&primary.feed(Input::Tick { now_ns: 1_000_000 })));
+    let outputs = primary.feed(Input::SegmentReady { seq: 1, salt: 8 });
+    assert!(rolls(&outputs), "{outputs:?}");
+}

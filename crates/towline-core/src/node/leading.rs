@@ -441,7 +441,7 @@ impl Node {
     fn maybe_roll(&mut self) {
         let geometry = self.config.geometry;
         let next = geometry.segment_of(self.tail.next_batch()) + 1;
-        if self.segments.salt_of(geometry.first_batch(next)).is_some() {
+        if self.segments.salt_of(geometry.first_batch(next)).is_some() || bug(Bug::RollTooEarly) {
             self.place(BatchKind::Roll, None);
             self.maybe_open();
         } else if !self.segments.within_retention(next) {
@@ -522,6 +522,7 @@ impl Node {
         let farthest = Lsn(self.tail.end().lsn.0.saturating_sub(self.config.hold_bytes));
         let flushed = self.last_flushed_byte();
         let held = self.slowest_standby().unwrap_or(flushed).max(farthest).min(flushed);
+        let held = if bug(Bug::TrimPastStandbys) { flushed } else { held };
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         if let Some(at) = self.segments.trim(below, held)
             && !pending

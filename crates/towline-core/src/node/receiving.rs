@@ -10,6 +10,7 @@ use super::{Event, Node, Output, Role};
 use crate::bugs::{Bug, bug};
 use crate::format::{BatchHeader, BatchKind, Frame, RefusalCode};
 use crate::replication::single_leader::fork_of;
+use crate::types::limits::BLOCK_BYTES;
 use crate::types::{Lsn, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory};
 
 /// Where log bytes come from.
@@ -216,6 +217,7 @@ impl Node {
 
     fn ready_to_receive(&mut self) {
         let end = self.tail.end().lsn;
+        let end = if bug(Bug::ReadySaysMore) { end.plus(BLOCK_BYTES) } else { end };
         let previous_hash = self.tail.previous_hash();
         let at = self.tail.next_batch();
         let credit = self.credit();
@@ -303,9 +305,10 @@ impl Node {
         let owner = source.history.owner(header.start);
         let end = self.tail.end();
         let belongs = header.start == self.tail.next_batch()
-            && owner == Some(header.term)
+            && (owner == Some(header.term) || bug(Bug::OwnerUnchecked))
             && header.term <= source.term;
-        if belongs && header.previous_hash != self.tail.previous_hash() {
+        let follows = header.previous_hash == self.tail.previous_hash() || bug(Bug::ChainUnchecked);
+        if belongs && !follows {
             let why = format!(
                 "the batch at {} does not follow this log's last one: the logs have diverged inside what was verified",
                 header.start
@@ -409,7 +412,8 @@ impl Node {
     /// needed to take it over). It never falls within a session.
     fn written(&self, flushed: Position) -> Position {
         let end = self.tail.end();
-        if self.config.arena_outlives && end.lsn <= self.writable_end() {
+        let outlives = self.config.arena_outlives || bug(Bug::WrittenInOwnMemory);
+        if outlives && end.lsn <= self.writable_end() {
             return end;
         }
         let told = self.following.reported.map_or(flushed, |(told, _)| told.written);

@@ -98,7 +98,8 @@ impl Node {
         let is_own = claimant.is_some_and(|term| {
             term.node == self.config.node && Some(term) != current && !self.was_overruled(term, claimed)
         });
-        if welcome.leader_flushed > own && is_own && !self.config.alone {
+        let lost = welcome.leader_flushed > own && !bug(Bug::LeadsAfterLoss);
+        if lost && is_own && !self.config.alone {
             self.halt(&format!(
                 "this node had reported {} as flushed, and its log now ends at {own}: it has lost durable data and must not lead; \
                  start it as a standby of a node that has them",
@@ -185,7 +186,9 @@ impl Node {
         else {
             return;
         };
-        if self.tail.flushed().lsn < *until || !self.tail.is_flushed() {
+        let is_flushed = self.tail.is_flushed() && self.tail.flushed().lsn >= *until;
+        let is_received = self.tail.end().lsn >= *until && bug(Bug::FetchedUnflushed);
+        if !is_flushed && !is_received {
             return;
         }
         self.following.end_source();

@@ -89,6 +89,7 @@ impl Node {
         // A leader's batches are placed only in segments that are in place; a standby's may come earlier.
         let permitted = match self.role {
             Role::Leading(_) => Lsn(u64::MAX),
+            _ if bug(Bug::WritesOutsideSpan) => Lsn(u64::MAX),
             _ => self.following.permitted(),
         };
         while let Some(span) = self.tail.next_write(permitted.min(self.writable_end())) {
@@ -139,7 +140,8 @@ impl Node {
         let kept = if self.is_leading() { self.config.arena_bytes / 2 } else { self.config.arena_bytes / 4 };
         let most_behind = Lsn(end.0.saturating_sub(kept));
         let wanted = self.ship_floor().unwrap_or(end).min(self.apply_floor().unwrap_or(end));
-        let floor = self.tail.flushed().lsn.min(wanted.max(most_behind));
+        let flushed = if bug(Bug::ReleasedUnflushed) { end } else { self.tail.flushed().lsn };
+        let floor = flushed.min(wanted.max(most_behind));
         if floor > self.released {
             self.released = floor;
             self.out.push_back(Output::Release { below: floor });

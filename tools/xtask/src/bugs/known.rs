@@ -49,7 +49,7 @@ pub(crate) fn known(bug: Bug) -> Place {
         | Bug::WindowCountsPadding
         | Bug::WindowOneRecordMore
         | Bug::RuleForgetsTickets
-        | Bug::WindowOffByOne => Place::Test("towline-core/gate_scripts", "every_script_holds"),
+        | Bug::WindowOffByOne => gate(),
         Bug::AppliesUnflushed => world(3),
         Bug::ApplySafeIgnored => {
             standby("a_reader_sees_what_both_have_flushed_and_with_apply_safe_only_what_the_rule_made_safe")
@@ -76,11 +76,28 @@ pub(crate) fn known(bug: Bug) -> Place {
             Place::Test("towline-uring/process", "the_lock_outlives_a_killed_writer_until_its_writes_landed")
         }
         Bug::TruncatedBatch => recovery("stale_batches_of_a_truncated_term"),
+        Bug::CreditIgnored => world(4),
+        Bug::ReleasedUnflushed | Bug::WritesOutsideSpan | Bug::ReadySaysMore => world(0),
+        Bug::RollTooEarly => claim("a_segment_is_closed_only_when_the_next_is_in_place"),
+        Bug::TrimPastStandbys => Place::Worlds { from: 0, count: 40 },
+        Bug::WrittenInOwnMemory => standby("written_is_what_a_killed_process_would_find_again"),
+        Bug::FetchedUnflushed => {
+            claim("a_tail_that_a_standby_holds_is_fetched_and_flushed_before_the_term_starts")
+        }
+        Bug::LeadsAfterLoss => claim("a_primary_that_lost_what_it_had_flushed_must_not_lead"),
+        Bug::LossUnnoticed => claim("a_standby_that_lost_durable_data_no_longer_counts"),
+        Bug::ExcludedCounts => gate(),
+        Bug::ChainUnchecked => claim("a_batch_that_does_not_follow_halts"),
+        Bug::OwnerUnchecked => claim("a_batch_of_a_term_that_does_not_own_its_place_ends_the_session"),
     }
 }
 
 const fn world(seed: u64) -> Place {
     Place::Worlds { from: seed, count: 1 }
+}
+
+const fn gate() -> Place {
+    Place::Test("towline-core/gate_scripts", "every_script_holds")
 }
 
 const fn unit(test: &'static str) -> Place {

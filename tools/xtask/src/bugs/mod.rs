@@ -96,7 +96,7 @@ fn packages(bugs: &[Bug]) -> Vec<&'static str> {
 /// What runs with no bug: all that runs with one.
 fn clean_runs(hunter: &Hunter<'_>, bugs: &[Bug], quick: bool) -> Vec<Place> {
     let mut places: Vec<Place> = bugs.iter().map(|bug| known(*bug)).collect();
-    if !quick {
+    if !quick && places.iter().any(|place| place.is_simulated()) {
         places.retain(|place| !place.is_simulated());
         places.extend(hunter.programs.names_of("towline-core").map(Place::Program));
         places.push(Place::Worlds { from: 0, count: hunter.worlds });

@@ -21,7 +21,7 @@ pub(super) struct Standby {
 impl Standby {
     /// Whether what it reports counts.
     fn counts(&self) -> bool {
-        self.node.is_some() && !self.excluded
+        self.node.is_some() && (!self.excluded || bug(Bug::ExcludedCounts))
     }
 
     /// Whether it counts and streams.
