@@ -87,6 +87,8 @@ bugs! {
         LsnBeforeTerm = "lsn-before-term",
         /// One node fewer than n - k + 1 is enough to lead.
         SmallQuorum = "small-quorum",
+        /// In a promotion the superseded primary's adoption counts like a standby's.
+        SupersededCounts = "superseded-counts",
         /// A term is adopted while received bytes are not flushed: they are missing from the comparison.
         AdoptsUnflushed = "adopts-unflushed",
         /// An adoption is answered before it is durable.

@@ -24,6 +24,7 @@ pub(crate) fn run(root: &Path, bench: bool) -> Result<()> {
                 cargo("test --workspace --lib --bins --tests --examples")
             },
         ),
+        ("bugs on purpose", cargo("run --quiet --package xtask -- bugs --quick")),
         ("tests of an ordinary user", cargo("run --quiet --package xtask -- user-tests")),
         ("doc tests", cargo("test --workspace --doc")),
         ("documentation", cargo("doc --workspace --no-deps --quiet")),

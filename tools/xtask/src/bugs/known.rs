@@ -64,6 +64,9 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::SmallQuorum => {
             unit("replication::single_leader::leadership::tests::the_quorum_meets_every_k_set")
         }
+        Bug::SupersededCounts => unit(
+            "replication::single_leader::leadership::tests::a_promotion_counts_standbys_only_and_never_by_proof",
+        ),
         Bug::AdoptsUnflushed => claim("an_adoption_waits_for_the_flush_of_what_was_received"),
         Bug::AdoptionNotDurable => claim("an_adoption_is_said_only_when_it_is_durable_to_whomever_asks"),
         Bug::LeadsOnK => claim("a_restart_needs_a_quorum_or_k_that_followed_its_last_term"),

@@ -91,7 +91,7 @@ impl Candidacy {
 
     /// A standby has adopted the term; `previous` is what it had adopted until then.
     pub fn adopted_by(&mut self, standby: NodeId, previous: Term) {
-        if Some(standby) == self.superseded {
+        if Some(standby) == self.superseded && !bug(Bug::SupersededCounts) {
             return;
         }
         self.adopters.insert(standby);
