@@ -36,7 +36,8 @@ pub struct Faults {
     pub space_bytes: Option<u64>,
     /// Added to every read, in microseconds.
     pub delay_read_us: u64,
-    /// Added to every write, in microseconds.
+    /// Added to every write, in microseconds: one half before its bytes arrive (a flush meanwhile does not cover them),
+    /// one half after.
     pub delay_write_us: u64,
     /// Added to every flush, that of an O_DSYNC write included, in microseconds. What is being flushed is not durable
     /// yet: a cut during the delay may tear it.

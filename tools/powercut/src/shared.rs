@@ -51,7 +51,15 @@ impl Shared {
     }
 
     fn pause(&self, of: Delayed) {
-        let delay = self.disk().faults.delay(of);
+        self.pause_part(of, 1);
+    }
+
+    fn pause_half(&self, of: Delayed) {
+        self.pause_part(of, 2);
+    }
+
+    fn pause_part(&self, of: Delayed, parts: u32) {
+        let delay = self.disk().faults.delay(of) / parts;
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
@@ -70,13 +78,17 @@ impl Shared {
         View { ino: CONTROL, attributes, size: self.control.len() as u64, links: 1 }
     }
 
-    /// A write lies in memory before it is slow, and is durable only after: a cut in between may tear it.
+    /// A write is slow on its way into memory, where a flush misses it, and again once it lies there, where a cut may
+    /// tear it. Durable it is only after.
     pub(crate) fn write(&self, ino: Ino, at: u64, data: &[u8], flags: OFlags) -> Result<u32, Errno> {
-        let (wrote, epoch) = {
+        let epoch = self.disk().epoch();
+        self.pause_half(Delayed::Write);
+        let wrote = {
             let mut disk = self.disk();
-            (disk.write(ino, at, data, flags.contains(OFlags::DIRECT))?, disk.epoch())
+            disk.still(epoch)?;
+            disk.write(ino, at, data, flags.contains(OFlags::DIRECT))?
         };
-        self.pause(Delayed::Write);
+        self.pause_half(Delayed::Write);
         if flags.contains(DSYNC) {
             self.pause(Delayed::Fsync);
             let file = self.disk().flush_range(ino, wrote.range, epoch)?;
