@@ -97,7 +97,7 @@ pub(crate) fn known(bug: Bug) -> Place {
 /// The first worlds: few enough to be run in seconds, and enough of them that a new kind of world does not lose the one
 /// that shows it.
 const fn worlds() -> Place {
-    Place::Worlds { from: 0, count: 40 }
+    Place::Worlds { from: 0, count: 10 }
 }
 
 const fn gate() -> Place {
