@@ -5,4 +5,5 @@ mod arena;
 mod directory;
 mod keeper;
 mod recovery;
+mod repair;
 mod support;
