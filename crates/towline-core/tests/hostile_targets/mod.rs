@@ -19,7 +19,7 @@ use towline_core::log::recovery::{Patch, ScanInput, Verdict, mending};
 use towline_core::node::{Input, Node, NodeConfig, Output};
 use towline_core::replication::SyncRule;
 use towline_core::types::limits::{BATCH_HEADER_BYTES, MAX_BATCH_BYTES, SEGMENT_HEADER_BYTES};
-use towline_core::types::{Geometry, Lsn, Meta, NodeId, Position, SessionId, Span, Term, TermHistory};
+use towline_core::types::{Geometry, Lsn, Meta, NodeId, Position, SessionId, Term, TermHistory};
 
 /// A target and its name.
 pub type Target = (&'static str, fn(&[u8]));
