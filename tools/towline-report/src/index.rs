@@ -1,4 +1,4 @@
-//! `results/index.html`: one line per run, newest first.
+//! `results/index.html`: one line per run, newest first, and the trend by commit.
 
 use crate::html::{escape, page};
 use crate::run_folder::{FolderError, write_atomically};
@@ -39,9 +39,14 @@ pub fn index_page(results_dir: &Path) -> Result<String, FolderError> {
          <th class=\"n\">local, 1 client</th><th class=\"n\">on, 1 client</th><th class=\"n\">on, most commits/s</th>\
          <th class=\"n\">checks met</th></tr></thead><tbody>",
     );
+    let mut good = Vec::new();
     for name in names.iter().rev() {
         body.push_str(&match Report::load(&runs.join(name)) {
-            Ok(report) => row(name, &report),
+            Ok(report) => {
+                let text = row(name, &report);
+                good.push((name.clone(), report));
+                text
+            }
             Err(error) => {
                 let reason = match error {
                     crate::LoadError::Missing { .. } => "no report: the run was interrupted".into(),
@@ -62,6 +67,8 @@ pub fn index_page(results_dir: &Path) -> Result<String, FolderError> {
         body.push_str("<tr><td colspan=\"8\">No run yet.</td></tr>");
     }
     body.push_str("</tbody></table></div></section>");
+    good.reverse();
+    body.push_str(&crate::html::trend::sections(&good));
     Ok(page("Towline · runs", &body))
 }
 
@@ -125,6 +132,35 @@ mod tests {
         assert!(text.contains("the run was interrupted") && text.contains("schema 9"));
         assert!(text.contains("&lt;new&gt;") && !text.contains("<new>"));
         assert!(text.find(name).unwrap() < text.find("interrupted").unwrap(), "newest first");
+    }
+
+    #[test]
+    fn runs_of_one_machine_have_a_trend_and_those_of_another_do_not_join_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let ratio = |report: &mut Report, ratio: f64| {
+            for point in &mut report.points {
+                let floor = "durable_write_ns".into();
+                point.ratio_to_floor = Some(crate::schema::FloorRatio { floor, p50_ratio: ratio });
+            }
+        };
+        for (name, commit, cores, value) in
+            [("a", "first", 2, 1.25), ("b", "second", 2, 1.5), ("c", "elsewhere", 64, 9.0)]
+        {
+            let mut report = synthetic::canonical_report(2);
+            report.environment.commit = commit.into();
+            report.environment.cores = cores;
+            ratio(&mut report, value);
+            let folder = dir.path().join("runs").join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            report.save(&folder).unwrap();
+        }
+        let text = index_page(dir.path()).unwrap();
+        let trend = &text[text.find("<section id=\"trend-0\"").unwrap()..];
+        let place =
+            |words: &str| trend.find(words).unwrap_or_else(|| panic!("{words:?} is missing in {trend}"));
+        assert!(place("first") < place("second"), "the oldest first");
+        assert!(trend.contains("1.25×") && trend.contains("1.50×") && trend.contains("chart-trend-0-rate"));
+        assert!(!trend.contains("elsewhere") && !trend.contains("9.00×") && !text.contains("trend-1"));
     }
 
     #[test]

@@ -229,7 +229,8 @@ pub fn advise(report: &Report, goal: Goal) -> Result<Advice, AdviseError> {
 const OTHER_EXPERIMENTS: [&str; 8] =
     ["replay", "off", "stream", "memory", "stall", "timeline", "knee", "rates"];
 
-fn is_rung(point: &Point) -> bool {
+/// A point that stands for its level: Towline's own, without a window, under ordinary circumstances.
+pub(crate) fn is_rung(point: &Point) -> bool {
     point.system == "towline"
         && point.window.is_none()
         && point.latency_ns.samples > 0

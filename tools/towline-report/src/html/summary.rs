@@ -2,14 +2,25 @@
 
 use super::escape;
 use crate::groups::{Row, rows};
-use crate::schema::{Arrival, Client, Knee, Level, Report, Window};
+use crate::schema::{Arrival, Client, Knee, Level, Point, Report, Window};
+use crate::stats::PairedRatio;
 use crate::table::{knees, link_words, ratio_and_floor};
 use crate::{knee, units};
 
 /// Header, tiles and prose.
 pub(super) fn render(report: &Report) -> String {
-    let ladder = rows(report.experiment("ladder"));
-    let tiles = tiles(report, &ladder);
+    let mut ladder = rows(report.experiment("ladder"));
+    if ladder.is_empty() {
+        // A run of another name measured its levels too.
+        let rung = |point: &&Point| {
+            crate::advise::is_rung(point) && point.link_rtt_us == 0.0 && point.experiment != "compare"
+        };
+        ladder = rows(report.points.iter().filter(rung));
+    }
+    let mut tiles = compared(report);
+    if tiles.is_empty() {
+        tiles = self::tiles(report, &ladder);
+    }
     let mut text = header(report);
     text.push_str("<section id=\"summary\">");
     if !tiles.is_empty() {
@@ -105,6 +116,68 @@ fn tiles(report: &Report, ladder: &[Row<'_>]) -> Vec<Tile> {
         });
     }
     tiles
+}
+
+/// Where systems were compared: against the best of the same promise, as ratios over the repetitions.
+fn compared(report: &Report) -> Vec<Tile> {
+    let classes = crate::peers::classes(report);
+    let class = |level| classes.iter().find(|class| class.durable && class.level == level);
+    let mut tiles = Vec::new();
+    let (on, local) = (class(Level::On), class(Level::Local));
+    let wanted = [
+        (on, true, "Latency of <code>on</code>"),
+        (on, false, "Commits per second at <code>on</code>"),
+        (local, false, "Durable appends per second on one machine"),
+    ];
+    for (class, lightest, name) in wanted {
+        let load = class.and_then(|class| if lightest { class.loads.first() } else { class.loads.last() });
+        let Some((load, rows)) = load else { continue };
+        if let Some(tile) = against_best(load, rows, lightest, name) {
+            tiles.push(tile);
+        }
+    }
+    tiles
+}
+
+fn against_best(load: &str, rows: &[Row<'_>], latency: bool, name: &str) -> Option<Tile> {
+    let figure = |row: &&Row<'_>| if latency { row.p50().median } else { -row.per_s().median };
+    let best = |own: bool, socket: bool| {
+        let kind = |row: &&Row<'_>| {
+            (row.point.system == "towline") == own && (!socket || row.point.client == Client::Socket)
+        };
+        rows.iter().filter(kind).min_by(|a, b| figure(a).total_cmp(&figure(b)))
+    };
+    let peer = best(false, false)?;
+    // What is on a socket is held against what is on a socket.
+    let own = best(true, peer.point.client == Client::Socket)?;
+    let values = |row: &Row<'_>| -> Vec<f64> {
+        let figure =
+            |point: &&Point| if latency { point.latency_ns.p50 as f64 } else { point.achieved_per_s };
+        row.in_order().iter().map(figure).collect()
+    };
+    let ratio = PairedRatio::of(&values(own), &values(peer))?;
+    let words = |row: &Row<'_>| match latency {
+        true => units::duration(row.p50().median),
+        false => format!("{}/s", units::per_second(row.per_s().median)),
+    };
+    let interval = match (ratio.summary.count, ratio.differs()) {
+        (1, _) => String::new(),
+        (count, _) if count < crate::stats::ENOUGH_PAIRS => "; too few repetitions for a claim".into(),
+        (_, true) => format!("; 95 % interval {:.2} to {:.2}", ratio.interval.low, ratio.interval.high),
+        (_, false) => "; no difference shown".into(),
+    };
+    Some(Tile {
+        name: name.into(),
+        value: units::ratio(ratio.summary.median),
+        sub: format!(
+            "{}, the best that makes the same promise, with {}: {} instead of {}, {}{interval}",
+            escape(&peer.point.system),
+            escape(load),
+            words(own),
+            words(peer),
+            if latency { "p50" } else { "median" },
+        ),
+    })
 }
 
 fn prose(report: &Report, ladder: &[Row<'_>]) -> Vec<String> {
