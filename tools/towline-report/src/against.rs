@@ -190,7 +190,8 @@ pub(crate) fn label(point: &Point) -> String {
         label.push_str(&format!(", ω = {}", crate::table::window_words(Some(window))));
     }
     if point.standbys > 0 {
-        label.push_str(&format!(", {} standbys {}", point.standbys, point.sync_rule));
+        let word = if point.standbys == 1 { "standby" } else { "standbys" };
+        label.push_str(&format!(", {} {word} {}", point.standbys, point.sync_rule));
     }
     if point.link_rtt_us > 0.0 {
         label.push_str(&format!(", {} µs link", point.link_rtt_us));

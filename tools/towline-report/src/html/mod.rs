@@ -121,7 +121,8 @@ fn latency_section(report: &Report, experiment: &str) -> String {
             "commit latency",
             &units::duration,
         ),
-        "Whiskers span the repetitions; a dot without one had less spread than its width.",
+        "Whiskers span the repetitions; a dot without one had less spread than its width. Below p50 and p99 in the table: \
+         their 95 % bootstrap interval over the repetitions, the range where there are fewer than five.",
     );
     let closed = points.iter().any(|row| matches!(row.point.load.arrival, Arrival::Closed(_)));
     let throughput = if closed {
@@ -416,7 +417,7 @@ mod tests {
             "ANY 3",
             // 205 µs over the socket against PostgreSQL's 471 µs; three pairs are too few for a claim.
             "<p class=\"value\">0.4",
-            "postgres, the best that makes the same promise, with 1 client",
+            "what postgres takes, the best of the same promise (1 client: 2",
             "too few repetitions for a claim",
         ] {
             assert!(full.contains(expected), "{expected:?} is missing");

@@ -170,12 +170,12 @@ fn against_best(load: &str, rows: &[Row<'_>], latency: bool, name: &str) -> Opti
         name: name.into(),
         value: units::ratio(ratio.summary.median),
         sub: format!(
-            "{}, the best that makes the same promise, with {}: {} instead of {}, {}{interval}",
+            "what {} {}, the best of the same promise ({}: {} instead of {}){interval}",
             escape(&peer.point.system),
+            if latency { "takes" } else { "reaches" },
             escape(load),
             words(own),
             words(peer),
-            if latency { "p50" } else { "median" },
         ),
     })
 }
@@ -203,9 +203,12 @@ fn prose(report: &Report, ladder: &[Row<'_>]) -> Vec<String> {
     if let Some((knee, zero, at_knee)) = headline_window(report) {
         let measured = knee.measured_bytes.unwrap_or(knee.formula_bytes);
         sentences.push(format!(
-            "Over a {} a window of {} gives {} instead of {}, and bounds what a crash can lose to {} of acknowledged \
+            "Over {} a window of {} gives {} instead of {}, and bounds what a crash can lose to {} of acknowledged \
              payload; the formula put that point at {}.",
-            link_words(knee.link_rtt_us),
+            match knee.link_rtt_us {
+                0.0 => "loopback".into(),
+                link_rtt_us => format!("a {}", link_words(link_rtt_us)),
+            },
             units::bytes(measured),
             units::duration(at_knee),
             units::duration(zero),

@@ -38,7 +38,12 @@ pub(super) fn row_label(row: &Row<'_>, all: &[Row<'_>]) -> String {
         label.push_str(&if shards == 1 { ", 1 shard".into() } else { format!(", {shards} shards") });
     }
     if peers().any(|other| other.point.link_rtt_us != row.point.link_rtt_us) {
-        label.push_str(&format!(", {}", units::duration(row.point.link_rtt_us * 1e3)));
+        let link = row.point.link_rtt_us;
+        label.push_str(&if link == 0.0 {
+            ", no link".into()
+        } else {
+            format!(", {}", units::duration(link * 1e3))
+        });
     }
     if let Some(one_in) = row.point.detail.one_in {
         label.push_str(&format!(", 1 in {one_in}"));
@@ -78,22 +83,31 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
         let (ratio, floor) = ratio_and_floor(report, row);
         let p50 = row.p50();
         let [p50_interval, p99_interval] = intervals(row);
-        let cells = [
-            units::micros(p50.median),
-            units::micros(row.latency(|latency| latency.p90).median),
-            units::micros(row.p99().median),
-            units::micros(row.latency(|latency| latency.p999).median),
-            units::micros(row.max_ns()),
-            units::per_second(row.per_s().median),
-            ratio,
-        ];
+        // Below the figure: columns of their own would be wider than a page.
+        let with_interval = |figure: f64, interval: &str| {
+            let interval = if interval == "–" {
+                String::new()
+            } else {
+                format!("<small>{}</small>", escape(interval))
+            };
+            format!("<td class=\"n\">{}{interval}</td>", units::micros(figure))
+        };
+        let quantile = |of: fn(&crate::schema::LatencyNs) -> u64| units::micros(row.latency(of).median);
         body.push_str(&format!(
-            "<tr{}>{name}<td class=\"nowrap\">{}</td>{}<td class=\"nowrap\">{}</td>{}</tr>",
+            "<tr{}>{name}<td class=\"nowrap\">{}</td>{}{}{}{}<td class=\"nowrap\">{}</td>{}</tr>",
             if first { "" } else { " class=\"more\"" },
             escape(&row_label(row, points)),
-            numbers(&cells),
+            with_interval(p50.median, &p50_interval),
+            numbers(&[quantile(|latency| latency.p90)]),
+            with_interval(row.p99().median, &p99_interval),
+            numbers(&[
+                quantile(|latency| latency.p999),
+                units::micros(row.max_ns()),
+                units::per_second(row.per_s().median),
+                ratio,
+            ]),
             escape(&floor),
-            numbers(&[p50_interval, p99_interval, units::grouped(row.samples() as f64)]),
+            numbers(&[units::grouped(row.samples() as f64)]),
         ));
     }
     table(
@@ -108,8 +122,6 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
             "#commits/s",
             "#× floor",
             "floor",
-            "#p50 interval",
-            "#p99 interval",
             "#samples",
         ],
         &body,

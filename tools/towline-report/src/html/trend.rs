@@ -47,8 +47,8 @@ fn section(index: usize, machine: &[&Report]) -> String {
         escape(&title)
     );
     let kinds = [
-        ("p50", latency, "p50 over the floor of its level, one client", "less is better"),
-        ("rate", rate, "commits per second over bare durable writes, 32 in flight", "more is better"),
+        ("p50", latency, "p50 over the floor of its level, one client", "Less is better"),
+        ("rate", rate, "commits per second over bare durable writes, 32 in flight", "More is better"),
     ];
     for (key, series, axis, caption) in kinds {
         if series.is_empty() {
@@ -57,7 +57,7 @@ fn section(index: usize, machine: &[&Report]) -> String {
         text.push_str(&figure(
             &format!("trend-{index}-{key}"),
             false,
-            "<span><i class=\"dot\"></i>median of the repetitions</span>",
+            "<span><i class=\"dot\"></i>median of the repetitions; (≥ 10) has ten or more</span><span><i class=\"floor\"></i>the floor</span>",
             &dot_rows(&groups(&series), &format!("Trend: {axis}, {title}"), axis, &units::ratio),
             &format!("{caption}. Whiskers span the repetitions."),
         ));
@@ -78,7 +78,8 @@ fn series(machine: &[&Report], of_row: impl Fn(&Report, &Row<'_>) -> Option<Meas
                 && row.point.load.threads.is_none()
                 && row.point.shards == 1;
             let Some(((key, name), summary)) = of_row(report, &row).filter(|_| plain) else { continue };
-            let run = format!("{}{}", report.environment.commit, if report.indicative { "" } else { " ×10" });
+            let commit: String = report.environment.commit.chars().take(9).collect();
+            let run = format!("{commit}{}", if report.indicative { "" } else { " (≥ 10)" });
             match found.iter_mut().find(|(other, _)| *other == key) {
                 Some((_, series)) => series.runs.push((run, summary)),
                 None => found.push((key, Series { name, runs: vec![(run, summary)] })),
@@ -148,7 +149,10 @@ fn series_table(series: &[Series]) -> String {
                 }
                 _ => String::new(),
             };
-            let range = format!("{} – {}", units::ratio(summary.min), units::ratio(summary.max));
+            let range = match summary.count {
+                1 => "–".into(),
+                _ => format!("{} – {}", units::ratio(summary.min), units::ratio(summary.max)),
+            };
             let cells = [units::ratio(summary.median), range, summary.count.to_string()];
             body.push_str(&format!(
                 "<tr{}>{first}<td class=\"nowrap\">{}</td>{}</tr>",
