@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use towline_core::format::{BatchHeader, Frame};
 use towline_core::log::Recovered;
-use towline_core::node::{Event as NodeEvent, Input, NodeConfig, Output, SealedBatch, Ticket, TicketOutcome};
-use towline_core::replication::Unmet;
+use towline_core::node::{
+    Event as NodeEvent, Input, NodeConfig, Output, PromoteRequest, SealedBatch, Ticket, TicketOutcome,
+};
+use towline_core::replication::{SyncRule, Unmet};
 use towline_core::types::limits::BATCH_HEADER_BYTES;
 use towline_core::types::{Lsn, Position, SessionId, Span, StandbyWatermarks, Term};
 
@@ -32,6 +34,8 @@ pub struct NodeHistory {
     peers: Vec<Peer>,
     rules: Rules,
     now_ns: u64,
+    /// The promotion that was asked for, until it leads.
+    promotion: Option<PromoteRequest>,
     /// A report that takes back what was flushed: an exclusion must follow before anything else is said.
     doubtful: Option<Event>,
     /// What asks for more from here on. Acks come out at a turn's end, and may have been due before this came in.
@@ -58,6 +62,37 @@ struct Rules {
     pending: Option<u64>,
 }
 
+impl Rules {
+    /// A rule record that came from a leader: a change can only come behind the one before it.
+    fn received(&mut self, version: u64, text: &str) {
+        if version > self.pending.unwrap_or(self.in_force) {
+            self.texts.insert(version, text.to_owned());
+            self.in_force = self.pending.replace(version).unwrap_or(self.in_force);
+        }
+    }
+
+    /// The rule that a promotion asks for, or the newest, is in force at once if it asks for no fewer than any that
+    /// may be in force, or if it is forced.
+    fn promoted(&mut self, request: &PromoteRequest) {
+        let text = |version: Option<u64>| {
+            version.and_then(|version| self.texts.get(&version)).cloned().unwrap_or_default()
+        };
+        let k = |rule: &str| SyncRule::parse(rule).ok().flatten().map_or(0, |rule| rule.k);
+        let newest = self.pending.unwrap_or(self.in_force);
+        let known = text(Some(newest));
+        let most = k(&text(self.pending)).max(k(&text(Some(self.in_force))));
+        let normal = |rule: &String| {
+            SyncRule::parse(rule).ok().flatten().map(|rule| rule.to_string()).unwrap_or_default()
+        };
+        let wanted = request.rule.as_ref().map(normal).filter(|rule| *rule != known);
+        let (version, rule) = wanted.map_or((newest, known), |rule| (newest + 1, rule));
+        if request.force || k(&rule) >= most {
+            self.texts.insert(version, rule);
+            (self.in_force, self.pending) = (version, None);
+        }
+    }
+}
+
 impl NodeHistory {
     /// Of a node that starts on this log. With `goes_on` the history holds an earlier life of the log: a leadership
     /// then continues it ([`Event::Leads`]) instead of beginning one ([`Event::Setup`]).
@@ -81,6 +116,7 @@ impl NodeHistory {
             peers,
             rules,
             now_ns: 0,
+            promotion: None,
             doubtful: None,
             later: Vec::new(),
         }
@@ -106,7 +142,11 @@ impl NodeHistory {
             }
             Input::Disconnected { session, .. } => self.session_ended(*session, events),
             Input::Frame { session, frame } => self.frame(*session, frame, events),
-            Input::Received { header, .. } => self.end = header.after(),
+            Input::Received { header, rules, .. } => {
+                self.end = header.after();
+                rules.iter().for_each(|(version, text)| self.rules.received(*version, text));
+            }
+            Input::Promote(request) => self.promotion = Some(request.clone()),
             Input::Truncated { end, .. } => self.end = *end,
             Input::BatchSealed(batch) if self.leading.is_some() => self.sealed(batch, events),
             Input::Ticket(ticket) if self.leading.is_some() => events.push(Event::Ticket(of_ticket(ticket))),
@@ -129,6 +169,11 @@ impl NodeHistory {
                 self.rules.texts.insert(*version, rule.clone());
             }
             Output::PutHeader { header } => self.placed(header, events),
+            // A promotion brings its own; nothing is connected, and nobody leads here.
+            Output::Standbys { names } => {
+                let peer = |name: &String| Peer { name: name.clone(), ..Peer::default() };
+                self.peers = names.iter().map(peer).collect();
+            }
             Output::RuleChange { result: Ok(version), .. } => self.rule_in_force(*version, events),
             Output::Ack { ticket, outcome } if self.leading.is_some() => {
                 self.settle_doubt(events);
@@ -197,6 +242,9 @@ impl NodeHistory {
     // --- leadership
 
     fn begin(&mut self, term: Term, start: Lsn, events: &mut Vec<Event>) {
+        if let Some(promotion) = self.promotion.take() {
+            self.rules.promoted(&promotion);
+        }
         self.leading = Some((term, start));
         self.unflushed.clear();
         self.durable.clear();

@@ -51,6 +51,8 @@ marks! {
     ApplyReset => "an application's state was reset",
     SteppedDown => "a leader stepped down",
     OtherLeader => "another node than before led",
+    Promoted => "a running standby was promoted",
+    PromotionRefused => "a promotion was refused",
     TwoLeaders => "two nodes called themselves leader at once",
     LateAck => "an old leader acknowledged after a new one led",
     Excluded => "a standby was excluded",

@@ -15,7 +15,7 @@ fn help_teaches_and_is_no_failure() {
     }
     let commands = [
         "bench", "probe", "primary", "standby", "append", "tail", "status", "rule", "trim", "log", "report",
-        "advise",
+        "sim", "advise",
     ];
     for command in commands {
         let output = towline(&[command, "--help"]);

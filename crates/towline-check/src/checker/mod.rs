@@ -63,6 +63,8 @@ pub struct Checker {
     unmet_at_tick_ns: Option<u64>,
     degraded: bool,
     heal_at: Option<Lsn>,
+    /// The last of this turn: standbys may have gone again before the gate's word came out.
+    heal_at_turn: Option<Lsn>,
     lives: Lives,
 }
 
@@ -110,6 +112,7 @@ impl Checker {
             unmet_at_tick_ns: None,
             degraded: false,
             heal_at: None,
+            heal_at_turn: None,
             lives: Lives::new(start.lsn),
         }
     }
@@ -148,6 +151,7 @@ impl Checker {
                 }
                 self.now_ns = self.now_ns.max(*now_ns);
                 self.unmet_at_tick_ns = self.unmet_since_ns;
+                self.heal_at_turn = self.heal_at;
             }
             Event::TermStarted => self.quorum.forget_reports(),
             Event::Leads { node, end } => self.see_leads(*node, *end),

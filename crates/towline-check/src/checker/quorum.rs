@@ -73,6 +73,7 @@ impl Checker {
         self.unmet_since_ns = None;
         if self.degraded && self.heal_at.is_none() {
             self.heal_at = Some(self.own_flushed);
+            self.heal_at_turn = self.heal_at;
         }
     }
 
@@ -137,7 +138,7 @@ impl Checker {
         // A pending rule that is safe under both has come into force, and nobody may have been told yet.
         let newer = self.quorum.safe(self.quorum.in_force + 1, Stage::Flushed);
         let is_due = |heal_at| reaches(bound, heal_at) || (self.is_change_due && reaches(newer, heal_at));
-        if !self.heal_at.is_some_and(is_due) {
+        if !self.heal_at.or(self.heal_at_turn).is_some_and(is_due) {
             self.flag(Kind::HealedTooEarly, format!("safe {bound:?}, due {:?}", self.heal_at));
         }
         self.degraded = false;

@@ -266,6 +266,8 @@ impl Node {
                     meta.unfinished.clear();
                     meta.reported = meta.reported.max(start);
                 });
+                // Whoever follows again later records anew before it writes.
+                self.following.starts_at(start);
                 self.meta.then(AfterMeta::Lead { term });
             }
             // A trim makes room: it is taken while this waits, and the start is tried again at the next turn.

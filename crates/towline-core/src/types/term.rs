@@ -147,3 +147,30 @@ impl TermHistory {
         starts.into_iter().find(|start| self.owner(*start) != other.owner(*start)).unwrap_or(end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(entries: &[(u64, u64)]) -> TermHistory {
+        let mut history = TermHistory::default();
+        for (number, start) in entries {
+            history.push(Term { number: *number, node: NodeId(1) }, Lsn(*start)).expect("they rise");
+        }
+        history
+    }
+
+    #[test]
+    fn whoever_follows_a_sender_that_has_pruned_keeps_the_owners_of_what_it_holds() {
+        let own = history(&[(1, 8), (2, 50)]);
+        let sender = history(&[(2, 50), (4, 90)]);
+        assert_eq!(own.followed_by(&sender).expect("few"), history(&[(1, 8), (2, 50), (4, 90)]));
+        assert_eq!(
+            own.followed_by(&history(&[(1, 8)])).expect("few"),
+            history(&[(1, 8)]),
+            "a term that was cut goes"
+        );
+        let full: Vec<(u64, u64)> = (2..=MAX_TERM_HISTORY as u64 + 1).map(|n| (n, n * 10)).collect();
+        assert_eq!(own.followed_by(&history(&full)), Err(HistoryError::Full));
+    }
+}

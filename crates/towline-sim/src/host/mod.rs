@@ -79,6 +79,8 @@ pub struct Host {
     pub poisoned: bool,
     pub stepped_down: bool,
     pub stopped: bool,
+    /// It was asked to promote and will not.
+    pub promotion_refused: bool,
     /// A standby of its that has to begin anew.
     pub must_resync: Option<usize>,
     /// Reported since it was started: the next start must find this.
@@ -124,6 +126,7 @@ impl Host {
             poisoned: false,
             stepped_down: false,
             stopped: false,
+            promotion_refused: false,
             must_resync: None,
             reported: [Lsn(0); 2],
             ever: BTreeMap::new(),
@@ -180,6 +183,7 @@ impl Host {
         self.tape = self.keeps_tape.then(|| Tape::new(&self.config, &recovered, &meta));
         self.node = Some(Node::new(self.config.clone(), recovered, meta));
         (self.halted, self.poisoned, self.stepped_down, self.stopped) = (None, false, false, false);
+        self.promotion_refused = false;
         self.frozen = true;
         self.drain(env);
         Ok(end)
@@ -210,6 +214,11 @@ impl Host {
     /// Whether it calls itself leader.
     pub fn leads(&self) -> bool {
         self.node.is_some() && self.history.as_ref().is_some_and(NodeHistory::is_leading)
+    }
+
+    /// Whether it leads, or was started to.
+    pub fn contends(&self) -> bool {
+        self.config.role == StartRole::Primary || self.leads()
     }
 
     /// What it has flushed; 0 while it is down.

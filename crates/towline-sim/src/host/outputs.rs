@@ -82,8 +82,14 @@ impl Host {
                 Ok(_) => sometimes!(env.marks, RuleInForce),
                 Err(_) => sometimes!(env.marks, RuleRefused),
             },
-            // Nobody asks for a promotion or a pause here yet.
-            Output::Promoted { .. } | Output::Paused { .. } | Output::Standbys { .. } => {}
+            Output::Standbys { names } => self.config.standbys = names,
+            Output::Promoted { result: Ok(_), .. } => sometimes!(env.marks, Promoted),
+            Output::Promoted { result: Err(_), .. } => {
+                sometimes!(env.marks, PromotionRefused);
+                self.promotion_refused = true;
+            }
+            // Nobody asks for a pause here.
+            Output::Paused { .. } => {}
             Output::Stopped => self.stopped = true,
         }
     }
@@ -93,7 +99,9 @@ impl Host {
         promise!(env, aligned, "a write of {span:?} is not aligned");
         let recorded =
             self.disk.meta.unfinished.iter().any(|known| known.start <= span.start && span.end <= known.end);
-        let may = recorded || self.config.role == StartRole::Primary;
+        // A leader's term says what may be in flight; a restarted primary fetches what others have flushed.
+        let fetches = self.config.role == StartRole::Primary && !self.stepped_down;
+        let may = recorded || fetches || self.leads();
         promise!(env, may, "n{} writes {span:?}, which it has not recorded as unfinished", self.name);
         let bytes = self.arena.get(span);
         self.disk.pending.push(PendingWrite { span, epoch, bytes });

@@ -69,7 +69,12 @@ impl Host {
         while let Some(message) = held.pop_front() {
             let (span, bytes) = match message {
                 Message::Frame(frame) => {
+                    let is_segment = matches!(frame, Frame::Segment { .. });
                     self.feed(Input::Frame { session, frame });
+                    if is_segment {
+                        // The node may want it made anew: that is carried out before its bytes are looked at.
+                        return true;
+                    }
                     continue;
                 }
                 Message::End(jitter) => {

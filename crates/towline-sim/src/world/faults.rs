@@ -2,7 +2,7 @@
 //! disk is lost or damaged at a time, and while it is, leadership stays where it is; the rest may meet freely.
 
 use towline_check::Damage;
-use towline_core::node::{Input, StartRole};
+use towline_core::node::Input;
 
 use super::{TURN_NS, World};
 use crate::bytes::Bytes;
@@ -232,16 +232,15 @@ impl World {
             _ => {}
         }
         self.plan.wanted = chosen;
-        self.plan.bounce_at(chosen, now_ns);
+        self.promote(chosen);
         true
     }
 
     /// A disk is lost, or something durable on it is damaged.
     fn hit_disk(&mut self, n: usize, damage: bool) -> bool {
         let Some(leader) = self.newest_leader() else { return false };
-        let contenders = |host: &crate::host::Host| host.config.role == StartRole::Primary;
         let is_settled = leader == self.plan.wanted
-            && self.hosts.iter().filter(|host| contenders(host)).count() == 1
+            && self.hosts.iter().filter(|host| host.contends()).count() == 1
             && self.plan.fragile.is_none();
         let (up, is_member) = (self.hosts[n].node.is_some(), self.is_member(n));
         if !is_settled || !up || (n == leader && !self.may_lose_leader(n)) {

@@ -2,7 +2,7 @@
 //! which node he wants to lead, whose disk he has replaced, and that a node that is not caught up leads nobody.
 
 use towline_check::Damage;
-use towline_core::node::StartRole;
+use towline_core::node::{Input, PromoteRequest, StartRole};
 use towline_core::types::{LogId, Lsn, NodeId, Term};
 
 use super::World;
@@ -24,6 +24,8 @@ pub struct Plan {
     pub mend_ns: u64,
     /// The one node whose disk is lost or damaged, and what it must hold again before another may be hit.
     pub fragile: Option<(usize, Lsn)>,
+    /// Until then a promotion may take.
+    promoted_ns: u64,
     /// A disk was damaged in this world.
     pub ever_damaged: bool,
     /// Faults are over.
@@ -62,7 +64,7 @@ impl World {
             StartRole::Standby if self.setup.relay && n == 1 => vec![format!("n{members}")],
             StartRole::Standby => Vec::new(),
         };
-        let goes_on = !self.streams.is_empty();
+        let goes_on = n != 0 || !self.streams.is_empty();
         let reported = host.reported;
         let was_damaged = host.disk.damaged;
         match host.start(goes_on, &mut self.env) {
@@ -115,11 +117,26 @@ impl World {
         }
         if self.plan.wanted == n {
             self.plan.wanted = self.best_candidate(Some(n)).unwrap_or(n);
-            let (wanted, at_ns) = (self.plan.wanted, self.env.now_ns);
-            self.plan.bounce_at(wanted, at_ns);
+            self.promote(self.plan.wanted);
         }
         let at_ns = self.env.now_ns + self.env.rng.within(50_000..2_000_000);
         self.plan.start_at(n, at_ns);
+    }
+
+    /// Makes a node lead: asks a running standby, or starts it as a primary.
+    pub(super) fn promote(&mut self, n: usize) {
+        let now_ns = self.env.now_ns;
+        let host = &mut self.hosts[n];
+        let can_be_asked = host.node.is_some() && !host.contends() && !host.troubles.paused;
+        if !can_be_asked || self.env.rng.chance(0.4) {
+            return self.plan.bounce_at(n, now_ns);
+        }
+        let timeout_ns = self.env.rng.within(5_000_000..20_000_000);
+        let standbys = (0..self.setup.nodes).filter(|other| *other != n).map(|m| format!("n{m}")).collect();
+        let rule = self.env.rng.chance(0.5).then(|| self.setup.rule.clone());
+        let request = PromoteRequest { request: 1, standbys, rule, force: false, timeout_ns };
+        host.inbox.push_back(Input::Promote(request));
+        self.plan.promoted_ns = now_ns + 2 * timeout_ns;
     }
 
     /// The farthest that any disk reaches, by its meta block's word.
@@ -161,7 +178,8 @@ impl World {
             self.look_after(n, now_ns);
             if self.plan.start_ns[n].is_some_and(|at_ns| at_ns <= now_ns) {
                 self.plan.start_ns[n] = None;
-                let role = if n == self.plan.wanted { StartRole::Primary } else { StartRole::Standby };
+                let leads = n == self.plan.wanted && !self.hosts[n].disk.log.is_unset();
+                let role = if leads { StartRole::Primary } else { StartRole::Standby };
                 self.start(n, role);
             }
             if self.plan.bounce_ns[n].is_some_and(|at_ns| at_ns <= now_ns) {
@@ -178,6 +196,14 @@ impl World {
         }
         if self.plan.mend_ns <= now_ns {
             self.deaf.clear();
+        }
+        let wanted = self.plan.wanted;
+        if self.hosts[wanted].disk.log.is_unset()
+            && let Some(best) = self.best_candidate(Some(wanted))
+        {
+            // Nobody was there to take over when its disk went.
+            self.plan.wanted = best;
+            self.promote(best);
         }
         self.watch_fragile();
         self.resync();
@@ -206,8 +232,11 @@ impl World {
             let at_ns = now_ns + self.env.rng.within(0..2_000_000);
             return self.plan.start_at(n, at_ns);
         }
-        let runs_as_wanted = (host.config.role == StartRole::Primary) == (n == self.plan.wanted);
-        let is_due = host.poisoned || host.stepped_down || (self.plan.healing && !runs_as_wanted);
+        // A promotion that is under way gets its time.
+        let is_wanted = n == self.plan.wanted;
+        let runs_as_wanted = host.contends() == is_wanted || now_ns < self.plan.promoted_ns;
+        let refused = is_wanted && host.promotion_refused;
+        let is_due = host.poisoned || host.stepped_down || refused || (self.plan.healing && !runs_as_wanted);
         if is_due {
             let at_ns = now_ns + self.env.rng.within(0..6_000_000);
             self.plan.bounce_at(n, at_ns);
