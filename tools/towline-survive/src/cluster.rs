@@ -3,17 +3,20 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use linkem::{Link, LinkConfig, LinkControl};
 use powercut::{Cut, FaultChange, Mount, MountOptions};
 use rustix::process::Signal;
+use towline::Lsn;
+use towline_core::types::limits::RECORD_HEADER_BYTES;
 use towline_runtime::ShardStatus;
 
 use crate::context::{Context, remove_arenas};
 use crate::error::{Result, SurviveError};
-use crate::process::{Node, NodePlan};
+use crate::process::{Node, NodePlan, Started};
 use crate::row::Row;
 
 /// The members of a cluster, by their places.
@@ -25,9 +28,10 @@ pub(crate) const NAMES: [&str; 3] = ["p", "a", "b"];
 
 /// Three nodes. Dropping it ends them, unmounts their disks and removes its folder.
 pub(crate) struct Cluster<'a> {
-    context: &'a Context,
+    pub(crate) context: &'a Context,
     // In this order: processes and mounts go before the folder.
     members: Vec<Member>,
+    /// From the primary to each standby, and to the primary from whoever leads after it.
     links: Vec<Link>,
     _folder: Folder,
 }
@@ -35,6 +39,7 @@ pub(crate) struct Cluster<'a> {
 struct Member {
     node: Option<Node>,
     plan: NodePlan,
+    /// `None`: the disk is lost.
     disk: Option<Mount>,
     below: PathBuf,
 }
@@ -61,7 +66,7 @@ impl<'a> Cluster<'a> {
             cluster.members.push(member);
         }
         let mut primary = cluster.member("primary", NAMES[PRIMARY], free)?;
-        primary.plan.flags.push("--segment-bytes=8M".to_owned());
+        primary.plan.flags.push(format!("--segment-bytes={SEGMENT_BYTES}"));
         primary.plan.flags.extend(standby_flags);
         primary.plan.flags.push(format!("--sync-rule={}", row.rule));
         primary
@@ -69,6 +74,10 @@ impl<'a> Cluster<'a> {
             .flags
             .extend(row.degrade_after.map(|after| format!("--degrade-after={}ms", after.as_millis())));
         primary.start(context)?;
+        // For whoever leads after it.
+        let mut link = LinkConfig::new(primary.plan.listen);
+        link.spin = Duration::ZERO;
+        cluster.links.push(Link::start(link)?);
         cluster.members.insert(PRIMARY, primary);
         cluster.wait_following(PRIMARY, &STANDBYS)?;
         Ok(cluster)
@@ -90,7 +99,17 @@ impl<'a> Cluster<'a> {
         self.members[at].plan.listen
     }
 
-    /// Both links of the primary.
+    /// Where another standby finds a member when it leads.
+    pub(crate) fn address_for_standbys(&self, at: usize) -> SocketAddr {
+        if at == PRIMARY { self.links[2].local_addr() } else { self.address(at) }
+    }
+
+    /// The primary's link to a standby.
+    pub(crate) fn link(&self, standby: usize) -> LinkControl {
+        self.links[standby - 1].control()
+    }
+
+    /// All ways to and from the primary.
     pub(crate) fn each_link(&self, order: impl Fn(&LinkControl)) {
         self.links.iter().for_each(|link| order(&link.control()));
     }
@@ -164,9 +183,34 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
+    /// Kills some and loses their disks for good.
+    pub(crate) fn lose_disk(&mut self, who: &[usize]) -> Result<()> {
+        self.kill(who);
+        for at in who {
+            let member = &mut self.members[*at];
+            remove_arenas(&member.below.join(NODE));
+            drop(member.disk.take());
+            fs::remove_dir_all(&member.below)
+                .map_err(SurviveError::file(&member.below, "cannot be removed"))?;
+        }
+        Ok(())
+    }
+
     /// Starts a member that is down, where the others look for it.
     pub(crate) fn restart(&mut self, at: usize) -> Result<()> {
         self.members[at].start(self.context)
+    }
+
+    /// Starts a member that may refuse its disk; returns whether it did so with the exit code of damage.
+    pub(crate) fn restart_refused(&mut self, at: usize) -> Result<bool> {
+        let member = &mut self.members[at];
+        match Node::try_start(self.context, &member.plan)? {
+            Started::Ready(node) => {
+                member.node = Some(node);
+                Ok(false)
+            }
+            Started::Refused { code, .. } => Ok(code == Some(DAMAGED)),
+        }
     }
 
     pub(crate) fn status(&self, at: usize) -> Result<ShardStatus> {
@@ -174,6 +218,21 @@ impl<'a> Cluster<'a> {
             Some(node) => node.status(),
             None => Err(SurviveError::Late(format!("'{}' is down and was asked for its status", NAMES[at]))),
         }
+    }
+
+    /// Flips a bit of the record at `place` on a member's disk, below all caches. Only while it is down.
+    pub(crate) fn flip_bit(&mut self, at: usize, place: Lsn) -> Result<()> {
+        let (segment, offset) = (place.0 / SEGMENT_BYTES, place.0 % SEGMENT_BYTES);
+        let path = self.members[at].below.join(NODE).join(format!("shard-0/segments/{segment:016x}.seg"));
+        let flip = || {
+            let file = fs::File::options().read(true).write(true).open(&path)?;
+            // Past the record's header, in its number.
+            let (mut byte, offset) = ([0], offset + RECORD_HEADER_BYTES);
+            file.read_exact_at(&mut byte, offset)?;
+            byte[0] ^= 0x10;
+            file.write_all_at(&byte, offset)
+        };
+        flip().map_err(SurviveError::file(&path, "cannot be changed"))
     }
 
     /// Waits until a member leads.
@@ -215,6 +274,11 @@ impl<'a> Cluster<'a> {
             other => other,
         })
     }
+
+    /// Where a member's log ends.
+    pub(crate) fn log_end(&self, at: usize) -> Result<Lsn> {
+        Ok(self.status(at)?.node.watermarks.end.lsn)
+    }
 }
 
 impl Member {
@@ -242,7 +306,10 @@ impl Drop for Folder {
     }
 }
 
+const SEGMENT_BYTES: u64 = 8 << 20;
 /// The node's directory on its disk.
 const NODE: &str = "node";
+/// The exit code of a node that found its log damaged.
+const DAMAGED: i32 = 3;
 /// Nothing a healthy node does takes longer, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -12,6 +12,20 @@ pub enum Failure {
     PrimaryPower,
     /// Power cut of all three at once; all start again.
     AllPower,
+    /// The primary and its disk are gone; a standby is promoted.
+    PrimaryDisk,
+    /// The same, and both standbys are killed at the same moment.
+    PrimaryDiskStandbysKill,
+    /// The same, and both standbys lose their power at the same moment.
+    PrimaryDiskStandbysPower,
+    /// The disks of the primary and of one standby that counted are gone; the other is promoted.
+    TwoDisks,
+    /// The primary is cut off, a standby is promoted, and then the link heals.
+    Partition,
+    /// The primary is stopped (SIGSTOP), a standby is promoted, and then the old primary wakes.
+    Pause,
+    /// A bit flips in a durable batch of the primary: it refuses its log while it is alone, and mends it from a standby.
+    BitFlip,
     /// SIGKILL of one standby, which starts again.
     StandbyKill,
     /// Power cut of one standby, which starts again.
@@ -34,10 +48,17 @@ pub enum Failure {
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 12] = [
+    pub const ALL: [Failure; 19] = [
         Failure::PrimaryKill,
         Failure::PrimaryPower,
         Failure::AllPower,
+        Failure::PrimaryDisk,
+        Failure::PrimaryDiskStandbysKill,
+        Failure::PrimaryDiskStandbysPower,
+        Failure::TwoDisks,
+        Failure::Partition,
+        Failure::Pause,
+        Failure::BitFlip,
         Failure::StandbyKill,
         Failure::StandbyPower,
         Failure::StandbysKill,
@@ -59,11 +80,40 @@ impl Failure {
         self.texts().1
     }
 
+    /// Whether somebody else leads afterwards.
+    pub fn promotes(self) -> bool {
+        use Failure::{
+            Partition, Pause, PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower, TwoDisks,
+        };
+        matches!(
+            self,
+            PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower | TwoDisks | Partition | Pause
+        )
+    }
+
     fn texts(self) -> (&'static str, &'static str) {
         match self {
             Failure::PrimaryKill => ("primary-kill", "SIGKILL of the primary, restart"),
             Failure::PrimaryPower => ("primary-power", "power cut of the primary, restart"),
             Failure::AllPower => ("all-power", "power cut of all three, restart"),
+            Failure::PrimaryDisk => ("primary-disk", "primary and disk gone, promotion"),
+            Failure::PrimaryDiskStandbysKill => {
+                ("primary-disk+standbys-kill", "primary and disk gone, SIGKILL of both standbys, promotion")
+            }
+            Failure::PrimaryDiskStandbysPower => (
+                "primary-disk+standbys-power",
+                "primary and disk gone, power cut of both standbys, promotion",
+            ),
+            Failure::TwoDisks => (
+                "two-disks",
+                "disks of the primary and of a standby that counted gone, promotion of the other",
+            ),
+            Failure::Partition => ("partition", "primary cut off, promotion, link heals"),
+            Failure::Pause => ("pause", "primary stopped, promotion, late wake"),
+            Failure::BitFlip => (
+                "bit-flip",
+                "a bit flips in a durable batch of the primary: refused alone, mended from a standby",
+            ),
             Failure::StandbyKill => ("standby-kill", "SIGKILL of a standby, restart"),
             Failure::StandbyPower => ("standby-power", "power cut of a standby, restart"),
             Failure::StandbysKill => ("standbys-kill", "SIGKILL of both standbys, restart"),

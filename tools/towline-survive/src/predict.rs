@@ -36,7 +36,20 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
         F::PrimaryKill | F::PrimaryPower | F::AllPower if row.level == Level::Off => Promise::Loses,
         F::PrimaryKill | F::PrimaryPower | F::AllPower => Promise::Zero,
         F::StandbyKill | F::StandbyPower | F::StandbysKill | F::StandbysPower => Promise::Zero,
-        F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk | F::FullDisk => Promise::Zero,
+        F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk | F::FullDisk | F::BitFlip => Promise::Zero,
+        // What a promoted standby holds is all there is. Of k copies beside the primary's, k - 1 may go too.
+        F::TwoDisks if row.is_local() || row.quorum() == 1 => Promise::Loses,
+        F::PrimaryDiskStandbysPower if row.level == Level::RemoteWrite => Promise::Loses,
+        F::PrimaryDisk
+        | F::PrimaryDiskStandbysKill
+        | F::PrimaryDiskStandbysPower
+        | F::TwoDisks
+        | F::Partition
+        | F::Pause => match row.bound() {
+            _ if row.is_local() => Promise::Loses,
+            Some(window) => Promise::Within(window),
+            None => Promise::Zero,
+        },
     }
 }
 
@@ -64,8 +77,18 @@ mod tests {
 
     #[test]
     fn the_ladder_of_the_table_of_levels() {
-        let cases =
-            [("off", Failure::PrimaryKill, Promise::Loses), ("local", Failure::PrimaryPower, Promise::Zero)];
+        let cases = [
+            ("off", Failure::PrimaryKill, Promise::Loses),
+            ("local", Failure::PrimaryPower, Promise::Zero),
+            ("local", Failure::PrimaryDisk, Promise::Loses),
+            ("degraded", Failure::PrimaryDisk, Promise::Loses),
+            ("remote_write", Failure::PrimaryDiskStandbysKill, Promise::Zero),
+            ("remote_write", Failure::PrimaryDiskStandbysPower, Promise::Loses),
+            ("on", Failure::PrimaryDiskStandbysPower, Promise::Zero),
+            ("on", Failure::TwoDisks, Promise::Loses),
+            ("on-any-2", Failure::TwoDisks, Promise::Zero),
+            ("window-100records", Failure::PrimaryDisk, Promise::Within(Window::Records(100))),
+        ];
         for (name, failure, promise) in cases {
             assert_eq!(predict(&row(name), failure), promise, "{name} {failure}");
         }

@@ -5,8 +5,10 @@ use towline::Window;
 
 use crate::failure::Failure;
 use crate::predict::Promise;
+use crate::reads::ReadResult;
 use crate::row::Row;
 use crate::scene::Played;
+use crate::soak::SoakResult;
 
 /// A run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,21 @@ pub struct SurviveReport {
     pub interrupted: bool,
     /// Each row × failure.
     pub cells: Vec<CellResult>,
+    /// Reads on a standby after an acknowledgement.
+    pub reads: Vec<ReadResult>,
+    /// Windows of many sizes, each under losses of the primary with its disk.
+    pub windows: Vec<CellResult>,
+    /// A long run.
+    pub soak: Option<SoakResult>,
+}
+
+impl SurviveReport {
+    /// Every verdict of the run.
+    pub fn verdicts(&self) -> impl Iterator<Item = Verdict> + '_ {
+        let cells = self.cells.iter().chain(&self.windows).map(|cell| cell.verdict);
+        let soak = self.soak.iter().map(|soak| if soak.passed() { Verdict::Passed } else { Verdict::Failed });
+        cells.chain(self.reads.iter().map(|read| read.verdict)).chain(soak)
+    }
 }
 
 /// How a cell ended.

@@ -46,6 +46,17 @@ impl Row {
         ]
     }
 
+    /// Windows of many sizes, in each unit.
+    pub fn windows() -> Vec<Row> {
+        let window = |name: String, window| Row::new(&name, Level::On, Some(window));
+        let bytes =
+            [4_u64, 16, 64, 256].map(|kib| window(format!("window-{kib}K"), Window::Bytes(kib << 10)));
+        let records =
+            [10, 100, 1000].map(|count| window(format!("window-{count}records"), Window::Records(count)));
+        let times = [5, 20, 100].map(|ms| window(format!("window-{ms}ms"), Window::Micros(ms * 1000)));
+        bytes.into_iter().chain(records).chain(times).collect()
+    }
+
     /// How many standbys have to confirm.
     pub fn quorum(&self) -> usize {
         if self.rule.contains('2') { 2 } else { 1 }
@@ -54,6 +65,11 @@ impl Row {
     /// Whether its acknowledgements promise nothing beyond the primary.
     pub fn is_local(&self) -> bool {
         !self.level.is_remote() || self.degrade_after.is_some() || self.window == Some(Window::Infinite)
+    }
+
+    /// Whether each acknowledgement waits for its standbys, whatever happens.
+    pub fn is_strict(&self) -> bool {
+        self.level.is_remote() && self.window.is_none() && self.degrade_after.is_none()
     }
 
     /// A window that binds.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -12,9 +12,23 @@ use crate::context::Context;
 use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
 use crate::matrix::{Cell, play_cells};
+use crate::page;
+use crate::reads::read_after_write;
 use crate::record::{SurviveReport, Verdict};
 use crate::row::Row;
 use crate::scene::RATE_PER_S;
+use crate::soak::soak;
+
+/// What kind of run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Levels × failures.
+    Cells,
+    /// Windows of many sizes, each under losses of the primary with its disk.
+    Windows,
+    /// Random failures of all kinds for so long.
+    Soak(Duration),
+}
 
 /// What to run, and where.
 #[derive(Clone, Debug)]
@@ -23,6 +37,8 @@ pub struct SurviveOptions {
     pub program: PathBuf,
     /// Its version.
     pub version: String,
+    /// What kind of run.
+    pub mode: Mode,
     /// Rows by name; all when empty.
     pub levels: Vec<String>,
     /// Failures by name; all when empty.
@@ -51,7 +67,7 @@ pub struct Outcome {
 impl Outcome {
     /// 0: all as predicted; 1: a promise was broken; 3: a loss that is due was not shown; 130: interrupted.
     pub fn exit_code(&self) -> u8 {
-        let any = |verdict| self.report.cells.iter().any(|cell| cell.verdict == verdict);
+        let any = |verdict| self.report.verdicts().any(|one| one == verdict);
         match () {
             () if any(Verdict::Failed) => 1,
             () if self.report.interrupted => 130,
@@ -96,7 +112,6 @@ pub fn cells(
 /// [`SurviveError`]: nothing is left mounted or running.
 pub fn run(options: &SurviveOptions) -> Result<Outcome> {
     let cells = cells(&options.levels, &options.failures)?;
-    let wanted = cells.len();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
@@ -107,20 +122,34 @@ pub fn run(options: &SurviveOptions) -> Result<Outcome> {
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
     let lanes = if options.lanes > 0 { options.lanes } else { processors.clamp(1, MAX_LANES) };
     let context = Context::open(&options.program, &options.dir, Arc::clone(&stop))?;
-    let results = play_cells(&context, cells, options.times.max(1), lanes, seed)?;
-    drop(context);
-    let report = SurviveReport {
+    let mut report = SurviveReport {
         version: FORMAT,
         began: rfc3339(began),
-        seconds: clock.elapsed().as_secs_f64(),
         seed,
         lanes,
         rate_per_s: RATE_PER_S,
         machine: format!("{}, {processors} processors", kernel()),
         program: options.version.clone(),
-        interrupted: results.len() < wanted,
-        cells: results,
+        ..SurviveReport::default()
     };
+    let times = options.times.max(1);
+    match options.mode {
+        Mode::Cells => {
+            let is_whole = options.levels.is_empty() && options.failures.is_empty();
+            report.cells = play_cells(&context, cells, times, lanes, seed)?;
+            if is_whole && context.check().is_ok() {
+                report.reads = or_interrupted(read_after_write(&context))?;
+            }
+        }
+        Mode::Windows => {
+            let rows = Row::windows().into_iter().map(|row| (row, Failure::PrimaryDisk)).collect();
+            report.windows = play_cells(&context, rows, times, lanes, seed)?;
+        }
+        Mode::Soak(time) => report.soak = Some(soak(&context, time, lanes, seed)?),
+    }
+    report.interrupted = context.check().is_err();
+    report.seconds = clock.elapsed().as_secs_f64();
+    drop(context);
     let folder = write(&options.results, &report, began)?;
     Ok(Outcome { report, folder })
 }
@@ -132,7 +161,17 @@ fn write(results: &Path, report: &SurviveReport, began: SystemTime) -> Result<Pa
     let path = folder.join("survive.json");
     let json = serde_json::to_vec_pretty(report).map_err(|error| SurviveError::Late(error.to_string()))?;
     fs::write(&path, json).map_err(SurviveError::file(&path, "cannot be written"))?;
+    let path = folder.join("survive.html");
+    fs::write(&path, page::render(report)).map_err(SurviveError::file(&path, "cannot be written"))?;
     Ok(folder)
+}
+
+/// What an interrupt leaves out is missing.
+fn or_interrupted<T: Default>(result: Result<T>) -> Result<T> {
+    match result {
+        Err(SurviveError::Interrupted) => Ok(T::default()),
+        other => other,
+    }
 }
 
 fn seed_of(time: SystemTime) -> u64 {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use linkem::Direction;
 use powercut::FaultChange;
+use towline::Level;
 
 use crate::cluster::{Cluster, PRIMARY, STANDBYS};
 use crate::context::Context;
@@ -25,58 +26,73 @@ pub(crate) struct Played {
 
 /// Plays a cell once.
 pub(crate) fn play(context: &Context, row: &Row, failure: Failure, seed: u64) -> Result<Played> {
+    play_many(context, row, &[failure], seed, RATE_PER_S)
+}
+
+/// Plays one failure after the other on one cluster; only the last may change the leader.
+pub(crate) fn play_many(
+    context: &Context,
+    row: &Row,
+    failures: &[Failure],
+    seed: u64,
+    rate_per_s: f64,
+) -> Result<Played> {
     let cluster = Cluster::start(context, row)?;
-    let first_key = if failure == Failure::FullDisk { LARGE } else { 0 };
-    let plan = Plan { level: row.level, window: row.window, rate_per_s: RATE_PER_S, first_key };
+    let first_key = if failures.contains(&Failure::FullDisk) { LARGE } else { 0 };
+    let plan = Plan { level: row.level, window: row.window, rate_per_s, first_key };
     let load = Load::start(plan, cluster.address(PRIMARY));
     let random = Random(seed);
-    let mut scene = Scene { context, row, failure, cluster, load, random, anomalies: Vec::new() };
-    load_for_a_while(&mut scene)?;
-    let calm_until_ns = scene.load.now_ns();
-    if row.degrade_after.is_some() {
-        // Nobody can confirm, and soon `local` is enough.
-        scene.cluster.each_link(|link| link.cut(Direction::Both));
-        scene.load.wait_more_acks(context, 50)?;
+    let mut scene = Scene { context, row, cluster, load, random, anomalies: Vec::new() };
+    let mut calm_until_ns = 0;
+    let mut leader = PRIMARY;
+    for failure in failures {
+        scene.work_for_a_while()?;
+        if calm_until_ns == 0 {
+            calm_until_ns = scene.load.now_ns();
+        }
+        if row.degrade_after.is_some() {
+            // Nobody can confirm, and soon `local` is enough.
+            scene.cluster.each_link(|link| link.cut(Direction::Both));
+            scene.load.wait_more_acks(context, 50)?;
+        }
+        leader = scene.strike(*failure)?;
     }
-    let leader = scene.strike()?;
     let survivor = scene.cluster.address(leader);
     let journal = scene.load.finish(context, FINISH)?;
     let (found, strange) = read_survivor(context, survivor)?;
-    let on_is_safe = predict(&Row::new("on", towline::Level::On, None), failure) == Promise::Zero;
+    let on = Row::new("on", Level::On, None);
+    let on_is_safe = failures.iter().all(|failure| predict(&on, *failure) == Promise::Zero);
     let mut judgement = judge(&journal, &found, row, on_is_safe);
     judgement.anomalies.extend(strange);
     judgement.anomalies.extend(scene.anomalies);
-    let calm =
+    let acks =
         journal.appends.iter().filter_map(|append| append.ack().map(|(_, at_ns)| (append.due_ns, at_ns)));
-    let mut latencies_ns: Vec<u64> = calm
-        .filter(|(_, at_ns)| *at_ns <= calm_until_ns)
-        .map(|(due_ns, at_ns)| at_ns.saturating_sub(due_ns))
-        .collect();
+    let calm = acks.filter(|(_, at_ns)| *at_ns <= calm_until_ns);
+    let mut latencies_ns: Vec<u64> = calm.map(|(due_ns, at_ns)| at_ns.saturating_sub(due_ns)).collect();
     latencies_ns.sort_unstable();
     Ok(Played { judgement, latencies_ns })
 }
 
-struct Scene<'a> {
-    context: &'a Context,
-    row: &'a Row,
-    failure: Failure,
-    cluster: Cluster<'a>,
-    load: Load,
+pub(crate) struct Scene<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) row: &'a Row,
+    pub(crate) cluster: Cluster<'a>,
+    pub(crate) load: Load,
     random: Random,
     anomalies: Vec<String>,
 }
 
-/// Ordinary work before anything goes wrong.
-fn load_for_a_while(scene: &mut Scene<'_>) -> Result<()> {
-    scene.load.wait_more_acks(scene.context, 300)?;
-    let more = Duration::from_millis(scene.random.below(40));
-    scene.context.sleep(more)
-}
-
 impl Scene<'_> {
+    /// Ordinary work before anything goes wrong.
+    fn work_for_a_while(&mut self) -> Result<()> {
+        self.load.wait_more_acks(self.context, 300)?;
+        let more = Duration::from_millis(self.random.below(40));
+        self.context.sleep(more)
+    }
+
     /// Makes the failure happen, and whole again what it leaves; returns who leads in the end.
-    fn strike(&mut self) -> Result<usize> {
-        match self.failure {
+    fn strike(&mut self, failure: Failure) -> Result<usize> {
+        match failure {
             Failure::PrimaryKill => {
                 self.slow(&[PRIMARY])?;
                 self.cluster.kill(&[PRIMARY]);
@@ -107,6 +123,13 @@ impl Scene<'_> {
                 self.goes_on()
             }
             Failure::FullDisk => self.disk_is_full(),
+            Failure::BitFlip => self.bit_flips(),
+            Failure::PrimaryDisk
+            | Failure::PrimaryDiskStandbysKill
+            | Failure::PrimaryDiskStandbysPower
+            | Failure::TwoDisks
+            | Failure::Partition
+            | Failure::Pause => self.leader_changes(failure),
         }
     }
 
@@ -194,6 +217,21 @@ impl Scene<'_> {
         self.goes_on()
     }
 
+    /// A bit of an early record flips while the primary is down. Alone it must not open that log; with its standbys
+    /// it mends it.
+    fn bit_flips(&mut self) -> Result<usize> {
+        let place = self.load.place_of_ack(100).unwrap_or_default();
+        self.cluster.stop(PRIMARY)?;
+        self.load.wait_disconnected(self.context)?;
+        self.cluster.flip_bit(PRIMARY, place)?;
+        self.cluster.each_link(|link| link.sever());
+        if !self.cluster.restart_refused(PRIMARY)? {
+            self.anomalies.push(format!("a bit had flipped at {place}, and the log was opened"));
+        }
+        self.cluster.kill(&[PRIMARY]);
+        self.primary_comes_back(&[])
+    }
+
     /// Whole again, the cluster serves as before.
     fn goes_on(&mut self) -> Result<usize> {
         self.cluster.each_link(|link| link.heal());
@@ -205,5 +243,6 @@ impl Scene<'_> {
 /// Appends a second that a cluster is offered.
 pub(crate) const RATE_PER_S: f64 = 2000.0;
 const SLOW: Duration = Duration::from_millis(30);
-const OUTAGE: Duration = Duration::from_millis(120);
+/// How long a trouble lasts.
+pub(crate) const OUTAGE: Duration = Duration::from_millis(120);
 const FINISH: Duration = Duration::from_secs(5);

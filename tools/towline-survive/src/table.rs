@@ -4,43 +4,83 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::predict::Promise;
 use crate::record::{CellResult, SurviveReport, Verdict};
+use crate::soak::SoakResult;
 
 /// The tables of a run.
 pub fn render(report: &SurviveReport) -> String {
     let mut text = String::new();
     if report.cells.len() > DETAILS {
         text += &format!("{}\n{LEGEND}\n", matrix(&report.cells));
-    } else {
+    } else if !report.cells.is_empty() {
         text += &format!("{}\n", details(&report.cells));
     }
-    for cell in report.cells.iter().filter(|cell| cell.verdict != Verdict::Passed) {
+    if !report.windows.is_empty() {
+        text += &format!("{}\n", details(&report.windows));
+    }
+    for cell in report.cells.iter().chain(&report.windows).filter(|cell| cell.verdict != Verdict::Passed) {
         text += &format!("{} under {}: {}", cell.row.name, cell.failure, cell.verdict.words());
         text += &match cell.verdict {
             Verdict::NotShown => format!(", a loss is due and none was seen in {} runs\n", cell.runs),
             _ => format!("\n  {}\n", cell.notes.join("\n  ")),
         };
     }
-    let count = |verdict| report.cells.iter().filter(|cell| cell.verdict == verdict).count();
-    let acked: u64 = report.cells.iter().map(|cell| cell.acked).sum();
+    for read in &report.reads {
+        text += &format!(
+            "read on a standby right after an acknowledgement at {}: {} misses in {} reads, {} {}\n",
+            read.level,
+            read.misses,
+            read.reads,
+            read.verdict.words(),
+            read.note,
+        );
+    }
+    if let Some(soak) = &report.soak {
+        text += &soak_text(soak);
+    }
+    let count = |verdict| report.verdicts().filter(|one| *one == verdict).count();
+    let cells = report.cells.iter().chain(&report.windows);
+    let acked = cells.map(|cell| cell.acked).sum::<u64>() + report.soak.as_ref().map_or(0, |soak| soak.acked);
     text += &format!(
-        "{} cells in {:.0} s, {acked} acknowledged records: {} passed, {} failed, {} not shown\n",
-        report.cells.len(),
+        "{:.0} s, {acked} acknowledged records: {} passed, {} failed, {} not shown{}\n",
         report.seconds,
         count(Verdict::Passed),
         count(Verdict::Failed),
         count(Verdict::NotShown),
+        if report.interrupted { "; interrupted, the rest is missing" } else { "" },
     );
+    text
+}
+
+fn soak_text(soak: &SoakResult) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["level", "clusters", "acked", "lost", "clusters with a loss", "largest loss"]);
+    for row in &soak.rows {
+        table.add_row([
+            row.row.name.clone(),
+            row.rounds.to_string(),
+            row.acked.to_string(),
+            row.lost.to_string(),
+            row.losing_rounds.to_string(),
+            format!("{} records, {} B", row.largest.records, row.largest.payload_bytes),
+        ]);
+    }
+    align(&mut table, 1);
+    let mut text = format!(
+        "{table}\n{} faults on {} clusters; lost at on and above: {}; doubled, changed, out of order: {}\n",
+        soak.faults, soak.rounds, soak.lost_at_on_and_above, soak.anomalies
+    );
+    for row in soak.rows.iter().filter(|row| !row.notes.is_empty()) {
+        text += &format!("{}: FAILED\n  {}\n", row.row.name, row.notes.join("\n  "));
+    }
     text
 }
 
 /// Failures down, levels across.
 fn matrix(cells: &[CellResult]) -> Table {
-    let mut rows: Vec<&str> = Vec::new();
+    let rows = row_names(cells);
     let mut failures = Vec::new();
     for cell in cells {
-        if !rows.contains(&cell.row.name.as_str()) {
-            rows.push(&cell.row.name);
-        }
         if !failures.contains(&cell.failure) {
             failures.push(cell.failure);
         }
@@ -56,21 +96,34 @@ fn matrix(cells: &[CellResult]) -> Table {
         };
         table.add_row(std::iter::once(failure.to_string()).chain(rows.iter().map(of)));
     }
-    let p50 = |row: &&str| {
-        let mut values: Vec<f64> = cells
-            .iter()
-            .filter(|cell| cell.row.name == **row && cell.p50_us > 0.0)
-            .map(|cell| cell.p50_us)
-            .collect();
-        values.sort_unstable_by(f64::total_cmp);
-        values.get(values.len() / 2).map_or_else(String::new, |us| format!("{:.2} ms", us / 1000.0))
-    };
-    table.add_row(std::iter::once("p50, unloaded by failures".to_owned()).chain(rows.iter().map(p50)));
+    let p50 =
+        |row: &&str| level_p50_us(cells, row).map_or_else(String::new, |us| format!("{:.2} ms", us / 1000.0));
+    table.add_row(std::iter::once("p50 before the failure".to_owned()).chain(rows.iter().map(p50)));
     align(&mut table, 1);
     table
 }
 
-fn short(cell: &CellResult) -> String {
+/// The rows that are there, in their order.
+pub(crate) fn row_names(cells: &[CellResult]) -> Vec<&str> {
+    let mut rows: Vec<&str> = Vec::new();
+    for cell in cells {
+        if !rows.contains(&cell.row.name.as_str()) {
+            rows.push(&cell.row.name);
+        }
+    }
+    rows
+}
+
+/// The middle one of a row's medians, in microseconds.
+pub(crate) fn level_p50_us(cells: &[CellResult], row: &str) -> Option<f64> {
+    let of_row = cells.iter().filter(|cell| cell.row.name == row && cell.p50_us > 0.0);
+    let mut values: Vec<f64> = of_row.map(|cell| cell.p50_us).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// A cell of the matrix.
+pub(crate) fn short(cell: &CellResult) -> String {
     match (cell.verdict, cell.promise) {
         (Verdict::Failed, _) => format!("FAILED {}", cell.lost),
         (Verdict::NotShown, _) => "not shown".to_owned(),

@@ -1,0 +1,253 @@
+//! A run as one page that needs no network.
+
+use crate::failure::Failure;
+use crate::predict::Promise;
+use crate::record::{CellResult, SurviveReport, Verdict};
+use crate::table::{level_p50_us, row_names, short};
+
+/// The page.
+pub(crate) fn render(report: &SurviveReport) -> String {
+    let mut body = summary(report);
+    if !report.cells.is_empty() {
+        body += &matrix(&report.cells);
+        body += &reads(report);
+    }
+    if !report.windows.is_empty() {
+        body += &windows(&report.windows);
+    }
+    body += &soak(report);
+    if !report.cells.is_empty() {
+        body += "<h2>Every cell</h2>\n";
+        body += &details(&report.cells);
+    }
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>Towline · what survives</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n\
+         </html>\n"
+    )
+}
+
+fn summary(report: &SurviveReport) -> String {
+    let count = |verdict| report.verdicts().filter(|one| *one == verdict).count();
+    let acked: u64 = report.cells.iter().chain(&report.windows).map(|cell| cell.acked).sum::<u64>()
+        + report.soak.as_ref().map_or(0, |soak| soak.acked);
+    let mut text = "<h1>What survives</h1>\n".to_owned();
+    text += &format!(
+        "<p class=\"lead\">{} passed, {} failed, {} not shown; {acked} acknowledged records were looked for.{}</p>\n",
+        count(Verdict::Passed),
+        count(Verdict::Failed),
+        count(Verdict::NotShown),
+        if report.interrupted { " Interrupted: cells are missing." } else { "" },
+    );
+    text += &format!(
+        "<p>One primary and two standbys, each a process of its own on a file system that forgets what was not flushed; \
+         one client over the socket, {} appends a second in an open loop. A failure is made at its worst moment; then \
+         the log that is left is read, byte for byte, and held against the client's journal. {}, {}, {:.0} s, {} \
+         clusters at a time, seed {}, towline {}.</p>\n",
+        report.rate_per_s,
+        escape(&report.began),
+        escape(&report.machine),
+        report.seconds,
+        report.lanes,
+        report.seed,
+        escape(&report.program),
+    );
+    text
+}
+
+fn matrix(cells: &[CellResult]) -> String {
+    let rows = row_names(cells);
+    let mut text = "<h2>Acknowledged records that are gone</h2>\n<div class=\"scroll\"><table class=\"matrix\">\n<tr><th>"
+        .to_owned();
+    rows.iter().for_each(|name| text += &format!("<th>{}", escape(name)));
+    for failure in Failure::ALL {
+        if !cells.iter().any(|cell| cell.failure == failure) {
+            continue;
+        }
+        text += &format!("\n<tr><th title=\"{}\">{failure}<small>{}</small>", failure.what(), failure.what());
+        for name in &rows {
+            match cells.iter().find(|cell| cell.failure == failure && cell.row.name == *name) {
+                None => text += "<td>",
+                Some(cell) => {
+                    text += &format!("<td class=\"{}\" title=\"{}\">{}", class(cell), tip(cell), short(cell))
+                }
+            }
+        }
+    }
+    text += "\n<tr><th>p50 before the failure<small>several clusters at once: for the order of the levels</small>";
+    for name in &rows {
+        text += &level_p50_us(cells, name)
+            .map_or_else(|| "<td>".to_owned(), |us| format!("<td>{:.2} ms", us / 1000.0));
+    }
+    text += "\n</table></div>\n<p class=\"key\"><span class=\"zero\">0</span> nothing lost, as promised \
+             <span class=\"due\">17 lost</span> the level does not survive this, and the run saw it \
+             <span class=\"within\">17 = 40 %</span> lost within the window, and which share of it \
+             <span class=\"not-shown\">not shown</span> a loss is due and none was seen \
+             <span class=\"failed\">FAILED</span> a promise was broken</p>\n";
+    text
+}
+
+fn reads(report: &SurviveReport) -> String {
+    if report.reads.is_empty() {
+        return String::new();
+    }
+    let mut text = "<h2>A read on a standby right after the acknowledgement</h2>\n<table>\n\
+                    <tr><th>level<th>reads<th>misses<th>verdict"
+        .to_owned();
+    for read in &report.reads {
+        let (level, verdict) = (read.level, read.verdict.words());
+        text += &format!(
+            "\n<tr><td>{level}<td>{}<td>{}<td class=\"{}\">{verdict} {}",
+            read.reads,
+            read.misses,
+            class_of(read.verdict),
+            escape(&read.note)
+        );
+    }
+    text + "\n</table>\n<p>Both standbys count, 4 ms away. Under <code>on</code> the record is flushed there and not yet \
+            visible; under <code>remote_apply</code> it is.</p>\n"
+}
+
+/// Bound and largest loss of each window, as bars of one scale: the share of the window.
+fn windows(cells: &[CellResult]) -> String {
+    let mut text = "<h2>Window against loss</h2>\n<p>For each window the primary and its disk were lost while its \
+                    standbys were late, again and again, and a standby was promoted. The bar is the largest loss as a \
+                    share of the window; the line is the bound.</p>\n<table class=\"bars\">\n\
+                    <tr><th>window<th>runs<th>with a loss<th>largest loss<th>its span<th>share of the window<th>p50"
+        .to_owned();
+    for cell in cells {
+        let loss = &cell.largest;
+        let share = loss.window_share;
+        let width = (share * 200.0).clamp(0.0, 238.0);
+        text += &format!(
+            "\n<tr><td>{}<td>{}<td>{}<td>{} records, {} B<td>{} records, {} B, {:.1} ms<td class=\"bar\">\
+             <svg width=\"240\" height=\"14\" role=\"img\" aria-label=\"{:.0} % of the window\">\
+             <rect width=\"{width:.1}\" height=\"10\" y=\"2\" class=\"{}\"/>\
+             <line x1=\"200\" x2=\"200\" y1=\"0\" y2=\"14\"/></svg> {:.0} %<td>{:.2} ms",
+            cell.row.window.map_or_else(String::new, |window| window.to_string()),
+            cell.runs,
+            cell.losing_runs,
+            loss.records,
+            loss.payload_bytes,
+            loss.span_records,
+            loss.span_bytes,
+            loss.spread_us as f64 / 1000.0,
+            share * 100.0,
+            class_of(cell.verdict),
+            share * 100.0,
+            cell.p50_us / 1000.0,
+        );
+    }
+    text + "\n</table>\n"
+}
+
+fn soak(report: &SurviveReport) -> String {
+    let Some(soak) = &report.soak else { return String::new() };
+    let mut text = format!(
+        "<h2>Long run</h2>\n<p class=\"lead\">{} faults in {:.0} s on {} clusters, {} acknowledged records. Lost at \
+         <code>on</code> and above: {}. Doubled, changed, out of order, weaker than asked: {}.</p>\n<table>\n\
+         <tr><th>level<th>clusters<th>acknowledged<th>lost<th>clusters with a loss<th>largest loss<th>notes",
+        soak.faults, report.seconds, soak.rounds, soak.acked, soak.lost_at_on_and_above, soak.anomalies
+    );
+    for row in &soak.rows {
+        text += &format!(
+            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{}",
+            escape(&row.row.name),
+            row.rounds,
+            row.acked,
+            row.lost,
+            row.losing_rounds,
+            row.largest.records,
+            row.largest.payload_bytes,
+            escape(&row.notes.join("; "))
+        );
+    }
+    text += "\n</table>\n<table>\n<tr><th>failure<th>times";
+    soak.by_failure
+        .iter()
+        .for_each(|(name, times)| text += &format!("\n<tr><td>{}<td>{times}", escape(name)));
+    text + "\n</table>\n"
+}
+
+fn details(cells: &[CellResult]) -> String {
+    let mut text = "<div class=\"scroll\"><table>\n<tr><th>level<th>failure<th>promise<th>runs<th>acknowledged<th>\
+                    outcome unknown<th>lost<th>largest loss<th>spread<th>of the window<th>p50<th>p99<th>verdict"
+        .to_owned();
+    for cell in cells {
+        let loss = &cell.largest;
+        text += &format!(
+            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{:.1} ms<td>{}<td>{:.2} ms<td>\
+             {:.2} ms<td class=\"{}\">{} {}",
+            escape(&cell.row.name),
+            cell.failure,
+            cell.promise,
+            cell.runs,
+            cell.acked,
+            cell.indeterminate,
+            cell.lost,
+            loss.records,
+            loss.payload_bytes,
+            loss.spread_us as f64 / 1000.0,
+            cell.row.bound().map_or_else(String::new, |_| format!("{:.0} %", loss.window_share * 100.0)),
+            cell.p50_us / 1000.0,
+            cell.p99_us / 1000.0,
+            class(cell),
+            cell.verdict.words(),
+            escape(&cell.notes.join("; ")),
+        );
+    }
+    text + "\n</table></div>\n"
+}
+
+fn class(cell: &CellResult) -> &'static str {
+    match (cell.verdict, cell.promise) {
+        (Verdict::Passed, Promise::Zero) => "zero",
+        (Verdict::Passed, Promise::Within(_)) => "within",
+        (Verdict::Passed, Promise::Loses) => "due",
+        (verdict, _) => class_of(verdict),
+    }
+}
+
+fn class_of(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Passed => "zero",
+        Verdict::Failed => "failed",
+        Verdict::NotShown => "not-shown",
+    }
+}
+
+fn tip(cell: &CellResult) -> String {
+    escape(&format!(
+        "{} under {}: promise {}; {} of {} acknowledged lost in {} runs; {}",
+        cell.row.name,
+        cell.failure.what(),
+        cell.promise,
+        cell.lost,
+        cell.acked,
+        cell.runs,
+        if cell.notes.is_empty() { cell.verdict.words().to_owned() } else { cell.notes.join("; ") },
+    ))
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+const STYLE: &str = "
+:root{--bg:#fff;--fg:#1a1c1e;--dim:#5c6370;--line:#d8dce2;--zero:#dff3e4;--due:#e4ebfa;--within:#e3f0f6;--miss:#fff0c7;--bad:#fbd5d5}
+@media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e6e8eb;--dim:#9aa3ad;--line:#343a41;--zero:#173a25;--due:#1f2e4d;--within:#183442;--miss:#4a3c0c;--bad:#5a1d1d}}
+body{background:var(--bg);color:var(--fg);font:15px/1.45 system-ui,sans-serif;margin:0}
+main{max-width:1200px;margin:0 auto;padding:24px}
+h1{font-size:26px;margin:0 0 8px}h2{font-size:19px;margin:32px 0 8px}.lead{font-size:17px}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+th,td{border:1px solid var(--line);padding:4px 8px;text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}th{font-weight:600}
+th small{display:block;font-weight:400;color:var(--dim);white-space:normal;max-width:260px}
+td:last-child{text-align:left;white-space:normal}.matrix td:last-child{text-align:right;white-space:nowrap}
+.zero{background:var(--zero)}.due{background:var(--due)}.within{background:var(--within)}
+.not-shown{background:var(--miss)}.failed{background:var(--bad);font-weight:600}
+.key span{padding:1px 6px;margin:0 4px 0 12px}.key span:first-child{margin-left:0}
+svg{vertical-align:middle}svg rect.zero{fill:#3a8f5c}svg rect.failed{fill:#c33}svg rect.not-shown{fill:#c90}svg line{stroke:currentColor}
+";

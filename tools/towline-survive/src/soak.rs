@@ -1,0 +1,188 @@
+//! The long run: clusters under load, one trouble after the other until time is up, and in the end of each round every
+//! record against every acknowledgement.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use towline::{Level, Window};
+
+use crate::context::Context;
+use crate::error::{Result, SurviveError};
+use crate::failure::Failure;
+use crate::matrix::lock;
+use crate::predict::{Promise, predict};
+use crate::random::Random;
+use crate::record::{CellResult, Loss};
+use crate::row::Row;
+use crate::scene::play_many;
+
+/// What a long run showed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SoakResult {
+    /// Clusters that were made.
+    pub rounds: u64,
+    /// Failures that were made to happen, of all kinds.
+    pub faults: u64,
+    /// The same by kind.
+    pub by_failure: BTreeMap<String, u64>,
+    /// Acknowledged records.
+    pub acked: u64,
+    /// Acknowledged at `on` or above, without a window, and lost where the level survives.
+    pub lost_at_on_and_above: u64,
+    /// Doubled, changed, out of order, or weaker than asked for, at any level.
+    pub anomalies: u64,
+    /// By row.
+    pub rows: Vec<SoakRow>,
+}
+
+/// One row of a long run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SoakRow {
+    /// What the appends asked for.
+    pub row: Row,
+    /// Clusters.
+    pub rounds: u64,
+    /// Acknowledged records.
+    pub acked: u64,
+    /// Acknowledged records that are gone.
+    pub lost: u64,
+    /// Rounds that lost something.
+    pub losing_rounds: u64,
+    /// The largest loss of one round.
+    pub largest: Loss,
+    /// Broken promises, and rounds that did not come to their end.
+    pub notes: Vec<String>,
+}
+
+impl SoakResult {
+    /// Whether no promise was broken.
+    pub fn passed(&self) -> bool {
+        self.rows.iter().all(|row| row.notes.is_empty())
+    }
+}
+
+/// Plays rounds until `time` is up, or the run is to stop.
+pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -> Result<SoakResult> {
+    let bar = ProgressBar::new(time.as_secs());
+    let style = ProgressStyle::with_template("{elapsed_precise} of {len} s {bar:30} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let (began, total) = (Instant::now(), Mutex::new(Tally::default()));
+    let broken: Mutex<Option<SurviveError>> = Mutex::new(None);
+    let lane = |number: usize| {
+        let mut random = Random(seed ^ (number as u64) << 32);
+        while began.elapsed() < time && context.check().is_ok() && lock(&broken).is_none() {
+            if let Err(error) = round(context, &mut random, &total) {
+                lock(&broken).get_or_insert(error);
+            }
+            let now = lock(&total).result.clone();
+            bar.set_position(began.elapsed().as_secs().min(time.as_secs()));
+            bar.set_message(format!(
+                "{} rounds, {} faults, {} acknowledged",
+                now.rounds, now.faults, now.acked
+            ));
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..lanes.max(1) {
+            let lane = &lane;
+            scope.spawn(move || lane(number));
+        }
+    });
+    bar.finish_and_clear();
+    match lock(&broken).take() {
+        None | Some(SurviveError::Interrupted) => {}
+        Some(error) => return Err(error),
+    }
+    let Tally { mut result, mut rows } = std::mem::take(&mut *lock(&total));
+    let order = self::rows();
+    rows.sort_by_key(|row| order.iter().position(|listed| *listed == row.row));
+    result.rows = rows
+        .into_iter()
+        .map(|row| SoakRow {
+            row: row.row,
+            rounds: row.runs,
+            acked: row.acked,
+            lost: row.lost,
+            losing_rounds: row.losing_runs,
+            largest: row.largest,
+            notes: row.notes,
+        })
+        .collect();
+    Ok(result)
+}
+
+/// What all lanes add to.
+#[derive(Default)]
+struct Tally {
+    result: SoakResult,
+    rows: Vec<CellResult>,
+}
+
+/// One cluster: several troubles that it recovers from, and often one that changes the leader.
+fn round(context: &Context, random: &mut Random, total: &Mutex<Tally>) -> Result<()> {
+    let rows = rows();
+    let row = &rows[random.below(rows.len() as u64) as usize];
+    let mut failures: Vec<Failure> =
+        (0..FAULTS).map(|_| pick(random, |failure| !failure.promotes())).collect();
+    if random.below(3) > 0 {
+        failures.push(pick(random, Failure::promotes));
+    }
+    // The weakest of what is promised; a loss that is due in one of them may be there.
+    let promises: Vec<Promise> = failures.iter().map(|failure| predict(row, *failure)).collect();
+    let promise = match promises.iter().find(|promise| **promise != Promise::Zero) {
+        Some(_) if promises.contains(&Promise::Loses) => Promise::Loses,
+        Some(within) => *within,
+        None => Promise::Zero,
+    };
+    let played = play_many(context, row, &failures, random.next(), SOAK_RATE_PER_S);
+    let mut total = lock(total);
+    let Tally { result, rows } = &mut *total;
+    let at = rows.iter().position(|known| known.row == *row).unwrap_or_else(|| {
+        rows.push(CellResult::new(row, failures[0], Promise::Zero));
+        rows.len() - 1
+    });
+    result.rounds += 1;
+    match played {
+        Ok(played) => {
+            result.faults += failures.len() as u64;
+            for failure in &failures {
+                *result.by_failure.entry(failure.name().to_owned()).or_default() += 1;
+            }
+            result.acked += played.judgement.acked;
+            result.anomalies += played.judgement.anomalies.len() as u64;
+            if row.level >= Level::On && row.is_strict() && promise == Promise::Zero {
+                result.lost_at_on_and_above += played.judgement.lost;
+            }
+            rows[at].promise = promise;
+            rows[at].add(&played);
+        }
+        Err(error @ (SurviveError::Late(_) | SurviveError::Node { .. } | SurviveError::Client(_))) => {
+            rows[at].add_failure(format!("{failures:?}: {error}"));
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Mostly the levels that promise nothing lost, and some of those that do.
+fn rows() -> Vec<Row> {
+    let mut rows = Row::all();
+    rows.retain(|row| row.degrade_after.is_none() && row.window != Some(Window::Infinite));
+    rows
+}
+
+fn pick(random: &mut Random, wanted: impl Fn(Failure) -> bool) -> Failure {
+    // A full disk needs large records, which this load does not send.
+    let choice: Vec<Failure> = Failure::ALL
+        .into_iter()
+        .filter(|failure| *failure != Failure::FullDisk && wanted(*failure))
+        .collect();
+    choice[random.below(choice.len() as u64) as usize]
+}
+
+/// Troubles of one cluster before its leader may change.
+const FAULTS: usize = 8;
+const SOAK_RATE_PER_S: f64 = 6000.0;
