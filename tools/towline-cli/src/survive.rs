@@ -2,23 +2,29 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use towline_survive::{Failure as Trouble, Row, SurviveError, SurviveOptions, cells, predict, render, run};
+use towline_survive::{
+    Failure as Trouble, Mode, Row, SurviveError, SurviveOptions, cells, predict, render, run,
+};
 
 use crate::exit::{Code, Failure, Outcome};
 use crate::out;
+use crate::units::parse_duration;
 
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
   towline survive                                       every level × every failure, at most five minutes
   towline survive --list                                the cells, and what is promised for each
-  towline survive --level on --failure primary-kill --times 20
+  towline survive --level on --failure primary-disk --times 20
+  towline survive --windows --times 10                  window against loss
+  towline survive --soak 60m                            random failures of all kinds, one after the other
 
 Each cell is a real primary and two standbys, processes of this program, each on a file system that forgets what was
 not flushed; it needs /dev/fuse, and root or fusermount3. Acknowledged records are looked for where the log survives.
-The run folder with survive.json is printed at the end.
+The run folder with survive.json and survive.html is printed at the end.
 
 Exit codes: 0 all as predicted, 1 a promise was broken or a cluster did not come back, 2 wrong usage, 3 a loss that is
 due was not seen (nothing was shown there), 130 interrupted; nothing is left mounted or running.")]
@@ -32,6 +38,12 @@ pub(crate) struct SurviveArgs {
     /// How often each cell is played
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     times: u64,
+    /// Windows of many sizes, each under losses of the primary with its disk: bound and largest loss
+    #[arg(long, conflicts_with_all = ["level", "failure", "soak", "list"])]
+    windows: bool,
+    /// Random failures of all kinds for so long; every acknowledged record is looked for
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["level", "failure", "list", "times"])]
+    soak: Option<Duration>,
     /// Print the cells and their promises, and run nothing
     #[arg(long)]
     list: bool,
@@ -58,6 +70,11 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
     let outcome = run(&SurviveOptions {
         program,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        mode: match (args.windows, args.soak) {
+            (true, _) => Mode::Windows,
+            (false, Some(time)) => Mode::Soak(time),
+            (false, None) => Mode::Cells,
+        },
         levels: args.level,
         failures: args.failure,
         times: args.times,

@@ -12,18 +12,14 @@ pub enum Failure {
     PrimaryPower,
     /// Power cut of all three at once; all start again.
     AllPower,
-    /// The primary and its disk are gone; a standby is promoted.
+    /// The primary and its disk are gone; its standbys are left.
     PrimaryDisk,
     /// The same, and both standbys are killed at the same moment.
     PrimaryDiskStandbysKill,
     /// The same, and both standbys lose their power at the same moment.
     PrimaryDiskStandbysPower,
-    /// The disks of the primary and of one standby that counted are gone; the other is promoted.
+    /// The disks of the primary and of one standby that counted are gone; the other is left.
     TwoDisks,
-    /// The primary is cut off, a standby is promoted, and then the link heals.
-    Partition,
-    /// The primary is stopped (SIGSTOP), a standby is promoted, and then the old primary wakes.
-    Pause,
     /// A bit flips in a durable batch of the primary: it refuses its log while it is alone, and mends it from a standby.
     BitFlip,
     /// SIGKILL of one standby, which starts again.
@@ -48,7 +44,7 @@ pub enum Failure {
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 19] = [
+    pub const ALL: [Failure; 17] = [
         Failure::PrimaryKill,
         Failure::PrimaryPower,
         Failure::AllPower,
@@ -56,8 +52,6 @@ impl Failure {
         Failure::PrimaryDiskStandbysKill,
         Failure::PrimaryDiskStandbysPower,
         Failure::TwoDisks,
-        Failure::Partition,
-        Failure::Pause,
         Failure::BitFlip,
         Failure::StandbyKill,
         Failure::StandbyPower,
@@ -80,15 +74,10 @@ impl Failure {
         self.texts().1
     }
 
-    /// Whether somebody else leads afterwards.
-    pub fn promotes(self) -> bool {
-        use Failure::{
-            Partition, Pause, PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower, TwoDisks,
-        };
-        matches!(
-            self,
-            PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower | TwoDisks | Partition | Pause
-        )
+    /// Whether the primary does not come back.
+    pub fn is_final(self) -> bool {
+        use Failure::{PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower, TwoDisks};
+        matches!(self, PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower | TwoDisks)
     }
 
     fn texts(self) -> (&'static str, &'static str) {
@@ -96,20 +85,16 @@ impl Failure {
             Failure::PrimaryKill => ("primary-kill", "SIGKILL of the primary, restart"),
             Failure::PrimaryPower => ("primary-power", "power cut of the primary, restart"),
             Failure::AllPower => ("all-power", "power cut of all three, restart"),
-            Failure::PrimaryDisk => ("primary-disk", "primary and disk gone, promotion"),
+            Failure::PrimaryDisk => ("primary-disk", "primary and disk gone"),
             Failure::PrimaryDiskStandbysKill => {
-                ("primary-disk+standbys-kill", "primary and disk gone, SIGKILL of both standbys, promotion")
+                ("primary-disk+standbys-kill", "primary and disk gone, SIGKILL of both standbys")
             }
-            Failure::PrimaryDiskStandbysPower => (
-                "primary-disk+standbys-power",
-                "primary and disk gone, power cut of both standbys, promotion",
-            ),
-            Failure::TwoDisks => (
-                "two-disks",
-                "disks of the primary and of a standby that counted gone, promotion of the other",
-            ),
-            Failure::Partition => ("partition", "primary cut off, promotion, link heals"),
-            Failure::Pause => ("pause", "primary stopped, promotion, late wake"),
+            Failure::PrimaryDiskStandbysPower => {
+                ("primary-disk+standbys-power", "primary and disk gone, power cut of both standbys")
+            }
+            Failure::TwoDisks => {
+                ("two-disks", "disks of the primary and of a standby that counted gone, the other is left")
+            }
             Failure::BitFlip => (
                 "bit-flip",
                 "a bit flips in a durable batch of the primary: refused alone, mended from a standby",

@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, PRIMARY, STANDBYS};
 use crate::context::Context;
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::judge::{Judgement, judge, read_survivor};
+use crate::judge::{Judgement, judge, read_standby, read_survivor};
 use crate::load::{LARGE, Load, Plan};
 use crate::predict::{Promise, predict};
 use crate::random::Random;
@@ -59,7 +59,12 @@ pub(crate) fn play_many(
     }
     let survivor = scene.cluster.address(leader);
     let journal = scene.load.finish(context, FINISH)?;
-    let (found, strange) = read_survivor(context, survivor)?;
+    // A standby takes no mark: its log ends where it has flushed.
+    let (found, strange) = if leader == PRIMARY {
+        read_survivor(context, survivor)?
+    } else {
+        read_standby(context, survivor, scene.cluster.all_flushed(leader)?)?
+    };
     let on = Row::new("on", Level::On, None);
     let on_is_safe = failures.iter().all(|failure| predict(&on, *failure) == Promise::Zero);
     let mut judgement = judge(&journal, &found, row, on_is_safe);
@@ -127,9 +132,7 @@ impl Scene<'_> {
             Failure::PrimaryDisk
             | Failure::PrimaryDiskStandbysKill
             | Failure::PrimaryDiskStandbysPower
-            | Failure::TwoDisks
-            | Failure::Partition
-            | Failure::Pause => self.leader_changes(failure),
+            | Failure::TwoDisks => self.primary_is_lost(failure),
         }
     }
 
@@ -224,6 +227,8 @@ impl Scene<'_> {
         self.cluster.stop(PRIMARY)?;
         self.load.wait_disconnected(self.context)?;
         self.cluster.flip_bit(PRIMARY, place)?;
+        // No answer at all would make it wait: refused is refused.
+        self.cluster.each_link(|link| link.heal());
         self.cluster.each_link(|link| link.sever());
         if !self.cluster.restart_refused(PRIMARY)? {
             self.anomalies.push(format!("a bit had flipped at {place}, and the log was opened"));
