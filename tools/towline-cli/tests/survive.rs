@@ -13,7 +13,8 @@ use serde_json::Value;
 #[test]
 fn a_cell_passes_in_both_directions_and_leaves_a_page() {
     let folder = folder();
-    let output = survive(folder.path(), &["--level=off,on", "--failure=primary-disk", "--seed=1", "--lanes=1"]);
+    let output =
+        survive(folder.path(), &["--level=off,on", "--failure=primary-disk", "--seed=1", "--lanes=1"]);
     if !can_mount() {
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("cannot mount here"), "{}", text(&output.stderr));
