@@ -179,6 +179,32 @@ fn client_frame() -> BoxedStrategy<Frame> {
         (any::<u64>(), name()).prop_map(|(request, rule)| Frame::SetRule { request, rule }),
         (any::<u64>(), lsn()).prop_map(|(request, below)| Frame::Trim { request, below }),
         (any::<u64>(), name()).prop_map(|(request, error)| Frame::Done { request, error }),
+        (
+            any::<u64>(),
+            vec((name(), name()), 0..=16),
+            proptest::option::of(name()),
+            any::<bool>(),
+            any::<u64>()
+        )
+            .prop_map(|(request, standbys, rule, force, timeout_ms)| Frame::Promote {
+                request,
+                standbys,
+                rule,
+                force,
+                timeout_ms
+            }),
+        (any::<u64>(), term(), lsn(), vec(name(), 0..=16), name()).prop_map(
+            |(request, term, start, adopters, warnings)| Frame::Promoted {
+                request,
+                term,
+                start,
+                adopters,
+                warnings
+            }
+        ),
+        any::<(u64, u64)>().prop_map(|(request, limit_ms)| Frame::Pause { request, limit_ms }),
+        (any::<u64>(), lsn()).prop_map(|(request, end)| Frame::Paused { request, end }),
+        any::<u64>().prop_map(|request| Frame::Resume { request }),
         Just(Frame::StatusRequest),
         "[ -~]{0,9000}".prop_map(|json| Frame::Status { json }),
     ]

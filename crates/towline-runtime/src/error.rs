@@ -94,6 +94,23 @@ pub enum RuleError {
     Stopped,
 }
 
+/// Why the leadership was not handed over.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum HandOverError {
+    /// The node says why, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    /// It has not answered: its status says what became of it.
+    #[error("no answer within {seconds} s: ask for the node's status")]
+    Silent {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The node has stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
 /// Why a node did not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {

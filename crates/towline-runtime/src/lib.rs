@@ -22,9 +22,11 @@ mod status;
 pub mod storage;
 
 pub use apply::{AppliedBatch, Apply, ApplyFactory};
-pub use error::{AppendError, ApplyError, RuleError, StartError, StopError, TailError, TicketError};
+pub use error::{
+    AppendError, ApplyError, HandOverError, RuleError, StartError, StopError, TailError, TicketError,
+};
 pub use exposure::{EXPOSURE_BOUNDS_BYTES, ExposureHistogram};
-pub use handle::{Handle, PayloadMut, Reservation, Snapshot, Tail, TailBatch, Ticket};
+pub use handle::{Handle, PayloadMut, Promotion, Reservation, Snapshot, Tail, TailBatch, Ticket};
 pub use node::RunningNode;
 pub use options::{EventSink, Host, MAX_SHARDS, NodeOptions, PeerAddress, Role, Unmet};
 pub use shard::brain::{Replay, TapeLine, replay};

@@ -52,11 +52,12 @@ pub use standby::{Standby, StandbyBuilder};
 pub use tail::Tail;
 
 pub use towline_core::format::Committed;
-pub use towline_core::node::{Event, PeerStatus};
+pub use towline_core::node::{Event, PeerStatus, Promoted};
 pub use towline_core::replication::GateStatus;
 pub use towline_core::replication::SyncRule;
 pub use towline_core::types::{Level, LogId, Lsn, NodeId, Position, Span, StandbyWatermarks, Term, Window};
 pub use towline_runtime::{
-    AppendError, AppliedBatch, Apply, ApplyError, Host, NodeOptions, PayloadMut, PeerAddress, Primitive,
-    Reservation, Role, Snapshot, StartError, Status, StopError, TailError, Ticket, TicketError, Unmet,
+    AppendError, AppliedBatch, Apply, ApplyError, HandOverError, Host, NodeOptions, PayloadMut, PeerAddress,
+    Primitive, Promotion, Reservation, Role, Snapshot, StartError, Status, StopError, TailError, Ticket,
+    TicketError, Unmet,
 };

@@ -8,6 +8,7 @@ mod log;
 mod node;
 mod out;
 mod probe;
+mod promote;
 mod report;
 mod sim;
 mod survive;
@@ -48,6 +49,9 @@ A first log, in three terminals:
   seq 1 1000 | towline append --level on | tail -1
   towline status
 
+When the primary is gone (or, planned and without a loss: towline switchover):
+  towline promote 127.0.0.1:7411 --standbys b=127.0.0.1:7412,p=127.0.0.1:7401
+
 Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in
 a standby's memory), on (also flushed there), remote_apply (also visible there).
 
@@ -70,6 +74,10 @@ enum Command {
     Tail(client::TailArgs),
     /// Watermarks, lag, exposure and the sync state of each standby
     Status(client::StatusArgs),
+    /// Make a standby the primary: the others adopt its term, and none of them has a longer log
+    Promote(promote::PromoteArgs),
+    /// Hand the leadership over to a standby, planned and without a loss
+    Switchover(promote::SwitchoverArgs),
     /// Change the sync rule of a running primary
     Rule(client::RuleArgs),
     /// Let a running primary recycle what lies below an LSN
@@ -115,6 +123,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Append(args) => client::append(args),
         Command::Tail(args) => client::tail(args),
         Command::Status(args) => client::status(args),
+        Command::Promote(args) => promote::promote(args),
+        Command::Switchover(args) => promote::switchover(args),
         Command::Rule(args) => client::rule(args),
         Command::Trim(args) => client::trim(args),
         Command::Bench(args) => bench::bench(args),

@@ -302,6 +302,51 @@ pub enum Frame {
         /// Below here nothing is needed any more.
         below: Lsn,
     },
+    /// Make this standby the leader. Answered by `Promoted`, or by `Done` with the reason.
+    Promote {
+        /// Chosen by the client.
+        request: u64,
+        /// The other nodes of the set: name and address.
+        standbys: Vec<(String, String)>,
+        /// The sync rule in its written form; `None` keeps the log's.
+        rule: Option<String>,
+        /// Without the quorum.
+        force: bool,
+        /// Give up after this.
+        timeout_ms: u64,
+    },
+    /// It leads.
+    Promoted {
+        /// The client's number.
+        request: u64,
+        /// The new term.
+        term: Term,
+        /// Where it starts.
+        start: Lsn,
+        /// Names of the standbys that had adopted it by then.
+        adopters: Vec<String>,
+        /// What may be lost and what needs a hand, a line each.
+        warnings: String,
+    },
+    /// Take no more appends, to hand the leadership over. Answered by `Paused`, or by `Done` with the reason.
+    Pause {
+        /// Chosen by the client.
+        request: u64,
+        /// Take appends again after this, unless another node leads by then.
+        limit_ms: u64,
+    },
+    /// No append is taken, and everything accepted is flushed.
+    Paused {
+        /// The client's number.
+        request: u64,
+        /// Where the log ends.
+        end: Lsn,
+    },
+    /// Take appends again. Answered by `Done`.
+    Resume {
+        /// Chosen by the client.
+        request: u64,
+    },
     /// Done, or why not.
     Done {
         /// The client's number.

@@ -6,6 +6,7 @@ use super::wire::{MAX_STATUS_BYTES, WireError};
 use super::{Committed, Frame, Hello, HelloRole, LogEnd, Outcome, RefusalCode, Welcome};
 use crate::types::limits::{
     MAX_APPEND_BYTES, MAX_BATCH_BYTES, MAX_FRAME_BYTES, MAX_NAME_BYTES, MAX_RECORD_BYTES, MAX_RULE_BYTES,
+    MAX_STANDBYS,
 };
 use crate::types::{Geometry, Level, LogId, NodeId, StandbyWatermarks, Window};
 
@@ -167,6 +168,44 @@ pub(super) fn write_body(frame: &Frame, out: &mut Writer<'_>) -> Result<(u8, u32
             out.lsn(*below);
             TRIM
         }
+        Frame::Promote { request, standbys, rule, force, timeout_ms } => {
+            out.u64(*request);
+            out.count("the standbys", standbys.len(), MAX_STANDBYS)?;
+            for (name, address) in standbys {
+                out.name(name)?;
+                out.text("an address", address, MAX_ADDRESS_BYTES)?;
+            }
+            out.u8(u8::from(rule.is_some()));
+            out.rule(rule.as_deref().unwrap_or_default())?;
+            out.u8(u8::from(*force));
+            out.u64(*timeout_ms);
+            PROMOTE
+        }
+        Frame::Promoted { request, term, start, adopters, warnings } => {
+            out.u64(*request);
+            out.term(*term);
+            out.lsn(*start);
+            out.count("the adopters", adopters.len(), MAX_STANDBYS)?;
+            for name in adopters {
+                out.name(name)?;
+            }
+            write_message(warnings, out)?;
+            PROMOTED
+        }
+        Frame::Pause { request, limit_ms } => {
+            out.u64(*request);
+            out.u64(*limit_ms);
+            PAUSE
+        }
+        Frame::Paused { request, end } => {
+            out.u64(*request);
+            out.lsn(*end);
+            PAUSED
+        }
+        Frame::Resume { request } => {
+            out.u64(*request);
+            RESUME
+        }
         Frame::Done { request, error } => {
             out.u64(*request);
             write_message(error, out)?;
@@ -188,7 +227,7 @@ pub(super) fn write_body(frame: &Frame, out: &mut Writer<'_>) -> Result<(u8, u32
 
 /// Reads the body of a frame of `kind`; answers with the payload bytes that must follow it.
 pub(super) fn read_body(kind: u8, body: &[u8]) -> Result<(Frame, u32), WireError> {
-    if !(HELLO..=LOG_BYTES).contains(&kind) {
+    if !(HELLO..=RESUME).contains(&kind) {
         return Err(WireError::Kind(kind));
     }
     let mut reader = Reader(body);
@@ -264,6 +303,36 @@ fn read_fields(kind: u8, from: &mut Reader<'_>) -> Option<(Frame, u32)> {
         }
         SET_RULE => Frame::SetRule { request: from.u64()?, rule: from.text(MAX_RULE_BYTES)? },
         TRIM => Frame::Trim { request: from.u64()?, below: from.lsn()? },
+        PROMOTE => Frame::Promote {
+            request: from.u64()?,
+            standbys: {
+                let count = from.count(MAX_STANDBYS)?;
+                let one = |_| Some((from.text(MAX_NAME_BYTES)?, from.text(MAX_ADDRESS_BYTES)?));
+                (0..count).map(one).collect::<Option<_>>()?
+            },
+            rule: {
+                let (has_rule, rule) = (from.bool()?, from.text(MAX_RULE_BYTES)?);
+                if !has_rule && !rule.is_empty() {
+                    return None;
+                }
+                has_rule.then_some(rule)
+            },
+            force: from.bool()?,
+            timeout_ms: from.u64()?,
+        },
+        PROMOTED => Frame::Promoted {
+            request: from.u64()?,
+            term: from.term()?,
+            start: from.lsn()?,
+            adopters: {
+                let count = from.count(MAX_STANDBYS)?;
+                (0..count).map(|_| from.text(MAX_NAME_BYTES)).collect::<Option<_>>()?
+            },
+            warnings: from.text(MAX_MESSAGE_BYTES)?,
+        },
+        PAUSE => Frame::Pause { request: from.u64()?, limit_ms: from.u64()? },
+        PAUSED => Frame::Paused { request: from.u64()?, end: from.lsn()? },
+        RESUME => Frame::Resume { request: from.u64()? },
         DONE => Frame::Done { request: from.u64()?, error: from.text(MAX_MESSAGE_BYTES)? },
         STATUS_REQUEST => Frame::StatusRequest,
         STATUS => {
@@ -487,5 +556,13 @@ const STATUS_REQUEST: u8 = 24;
 pub(super) const STATUS: u8 = 25;
 const READ_LOG: u8 = 26;
 const LOG_BYTES: u8 = 27;
+const PROMOTE: u8 = 28;
+const PROMOTED: u8 = 29;
+const PAUSE: u8 = 30;
+const PAUSED: u8 = 31;
+const RESUME: u8 = 32;
+/// Bytes of a host name with its port.
+const MAX_ADDRESS_BYTES: usize = 128;
 
+const _: () = assert!(64 + MAX_STANDBYS * (4 + MAX_NAME_BYTES + MAX_ADDRESS_BYTES) + 512 <= MAX_FRAME_BYTES);
 const _: () = assert!(64 + 4 * MAX_APPEND_RECORDS <= MAX_FRAME_BYTES);

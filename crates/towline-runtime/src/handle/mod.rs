@@ -1,6 +1,7 @@
 //! What threads and tasks of the program use: appends, waits, reading, questions.
 
 pub(crate) mod append;
+pub(crate) mod hand_over;
 pub(crate) mod room;
 pub(crate) mod shared;
 pub(crate) mod slots;
@@ -20,6 +21,7 @@ use towline_core::types::{Level, Lsn, Position};
 use towline_uring::ArenaReader;
 
 pub use append::{PayloadMut, Reservation};
+pub use hand_over::Promotion;
 pub use tail::{Tail, TailBatch};
 pub use ticket::Ticket;
 

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam::queue::ArrayQueue;
 use towline_core::format::Hello;
-use towline_core::node::{FreezeReason, TicketOutcome};
+use towline_core::node::{FreezeReason, Promoted, TicketOutcome};
 use towline_core::types::limits::{MAX_STANDBYS, MAX_TICKETS};
 use towline_core::types::{Level, Lsn, PeerIndex, TicketId, Window};
 use towline_uring::{Appender, Wake};
 
+use super::hand_over::Promotion;
 use super::room::Room;
 use super::slots::Slots;
 use crate::status::ShardStatus;
@@ -81,6 +82,9 @@ pub(crate) struct QueuedTicket {
 /// What others ask of a shard.
 pub(crate) enum Command {
     SetRule { rule: String, reply: Arc<Reply<Result<u64, String>>> },
+    Promote { promotion: Promotion, reply: Arc<Reply<Result<Promoted, String>>> },
+    Pause { limit: Duration, reply: Arc<Reply<Result<Lsn, String>>> },
+    Resume,
     Trim { below: Lsn },
     Wait { ticket: TicketId, lsn: Lsn, level: Level },
     Cancel { ticket: TicketId, lsn: Lsn },

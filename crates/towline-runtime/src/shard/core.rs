@@ -1,6 +1,6 @@
 //! What every part of a shard works with.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -33,6 +33,8 @@ pub(crate) struct Core {
     pub(crate) now_ns: u64,
     /// Addresses of the standbys, in configuration order.
     pub(crate) peers: Vec<String>,
+    /// Addresses of every standby that was named, by name: the configured ones come back when a promotion fails.
+    pub(crate) addresses: HashMap<String, String>,
     pub(crate) zero_copy: bool,
     pub(crate) events: Events,
 }
@@ -43,6 +45,8 @@ pub(crate) struct Events {
     sink: Option<EventSink>,
     /// Of the standbys, in configuration order.
     names: Vec<String>,
+    /// They are no longer those that the listener knows.
+    renamed: bool,
     last: VecDeque<String>,
     repeats: Repeats,
     pub(crate) counts: EventCounts,
@@ -58,7 +62,15 @@ pub(crate) struct EventCounts {
 impl Events {
     pub(crate) fn new(shard: u16, sink: Option<EventSink>, names: Vec<String>) -> Events {
         let last = VecDeque::with_capacity(KEPT_EVENTS);
-        Events { shard, sink, names, last, repeats: Repeats::default(), counts: EventCounts::default() }
+        Events {
+            shard,
+            sink,
+            names,
+            renamed: false,
+            last,
+            repeats: Repeats::default(),
+            counts: EventCounts::default(),
+        }
     }
 
     /// Says it, unless it has just been said: then every so often, with how often it was.
@@ -89,7 +101,11 @@ impl Events {
 
     fn pass_on(&mut self, event: &Event) {
         if let Some(sink) = &self.sink {
-            sink(self.shard, event);
+            if self.renamed && is_about_a_standby(event) {
+                sink(self.shard, &Event::Note { text: event.line(&self.names).to_string() });
+            } else {
+                sink(self.shard, event);
+            }
         }
         if self.last.len() == KEPT_EVENTS {
             self.last.pop_front();
@@ -97,9 +113,27 @@ impl Events {
         self.last.push_back(event.line(&self.names).to_string());
     }
 
+    pub(crate) fn rename(&mut self, names: Vec<String>) {
+        self.names = names;
+        self.renamed = true;
+    }
+
     pub(crate) fn last(&self) -> Vec<String> {
         self.last.iter().cloned().collect()
     }
+}
+
+/// Its line says a standby's name.
+fn is_about_a_standby(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::StandbyConnected { .. }
+            | Event::StandbyStreaming { .. }
+            | Event::StandbyCatchingUp { .. }
+            | Event::StandbyLost { .. }
+            | Event::StandbyMustResync { .. }
+            | Event::StandbyExcluded { .. }
+    )
 }
 
 /// The keeper's answers on their way to the shard.

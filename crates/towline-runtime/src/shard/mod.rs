@@ -6,6 +6,7 @@ pub(crate) mod brain;
 pub(crate) mod clients;
 pub(crate) mod core;
 pub(crate) mod files;
+mod hand_over;
 mod outputs;
 mod repeats;
 pub(crate) mod seed;
@@ -33,6 +34,7 @@ use crate::storage::{self, Keeper, ShardDir};
 use batch::Batches;
 use clients::Clients;
 use core::{Answers, Core};
+use hand_over::HandOvers;
 use sessions::Sessions;
 use writes::Writes;
 
@@ -56,6 +58,7 @@ pub(crate) struct Shard {
     release_to: Lsn,
     readers: Arc<Readers>,
     rule_requests: HashMap<u64, RuleAsker>,
+    hand_overs: HandOvers,
     next_rule_request: u64,
     /// Tickets that were given up, until their batch is sealed.
     cancels: Vec<(TicketId, Lsn)>,

@@ -82,8 +82,9 @@ impl Shard {
             Output::Receive { session, at, credit } => self.sessions.receive(session, at, credit),
             Output::Ack { ticket, outcome } => self.ack(ticket, &outcome),
             Output::RuleChange { request, result } => self.rule_changed(request, result),
-            // Nobody can ask for a promotion or a pause here yet.
-            Output::Promoted { .. } | Output::Paused { .. } | Output::Standbys { .. } => {}
+            Output::Promoted { request, result } => self.promoted(request, result),
+            Output::Paused { request, result } => self.paused(request, result),
+            Output::Standbys { names } => self.standbys_change(names),
             Output::Apply { upto } => {
                 if let Some(applier) = &self.applier {
                     applier.apply_to(upto);
@@ -130,6 +131,8 @@ impl Shard {
     fn truncate(&mut self, to: Lsn, until: Lsn) {
         let geometry = self.core.geometry;
         let first = geometry.segment_of(to);
+        // What was given back beyond is to be received anew.
+        self.release_to = self.release_to.min(to);
         // The keeper zeroes and removes files: the ring lets go of them first.
         if let Err(error) = self.core.files.release(&mut self.core.ring, |seq| seq >= first) {
             self.core.events.say(&Event::Note { text: format!("letting go of cut segments: {error}") });

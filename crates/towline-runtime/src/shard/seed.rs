@@ -18,6 +18,7 @@ use super::brain::Brain;
 use super::clients::{Clients, MAX_CLIENTS};
 use super::core::{Core, Events};
 use super::files::{Files, MAX_ATTACHED};
+use super::hand_over::HandOvers;
 use super::sessions::{MAX_SESSIONS, Sessions};
 use super::writes::{SLOTS, Writes};
 use super::{About, Counters, Shard};
@@ -155,6 +156,11 @@ impl ShardSeed {
             node_id: opened.identity.node,
             now_ns: now_ns(),
             peers: options.standbys.iter().map(|standby| standby.address.clone()).collect(),
+            addresses: options
+                .standbys
+                .iter()
+                .map(|standby| (standby.name.clone(), standby.address.clone()))
+                .collect(),
             zero_copy: options.zero_copy_send,
             events,
         };
@@ -172,6 +178,7 @@ impl ShardSeed {
             release_to: Lsn(0),
             readers,
             rule_requests: Default::default(),
+            hand_overs: HandOvers::default(),
             next_rule_request: 1,
             cancels: Vec::new(),
             counters: Counters::default(),

@@ -64,6 +64,7 @@ impl Shard {
                 reply.put(Err(why.clone()));
             }
         }
+        self.hand_overs.end(&why);
         let arena_file = self.arena_file.take().filter(|_| result.is_ok());
         let status = self.status();
         shared.status.serve(|| status);

@@ -9,6 +9,7 @@ use towline_uring::{Completion, EventFd, RingError, Wait};
 
 use super::batch::Surroundings;
 use super::clients::connection::Asked;
+use super::hand_over::{PauseAsker, PromotionAsker};
 use super::tag::Tag;
 use super::{RuleAsker, Shard};
 use crate::clock::now_ns;
@@ -231,6 +232,9 @@ impl Shard {
     fn obey(&mut self, command: Command) {
         match command {
             Command::SetRule { rule, reply } => self.change_rule(rule, RuleAsker::Handle(reply)),
+            Command::Promote { promotion, reply } => self.promote(promotion, PromotionAsker::Handle(reply)),
+            Command::Pause { limit, reply } => self.pause(limit, PauseAsker::Handle(reply)),
+            Command::Resume => self.core.brain.handle(Input::Resume),
             Command::Trim { below } => self.core.brain.handle(Input::Trim { below }),
             Command::Wait { ticket, lsn, level } => {
                 self.core.brain.handle(Input::Wait { ticket, lsn, level })
@@ -260,6 +264,14 @@ impl Shard {
             Asked::SetRule { request, rule } => self.change_rule(rule, RuleAsker::Client { client, request }),
             Asked::Trim { request, below } => {
                 self.core.brain.handle(Input::Trim { below });
+                self.clients.done(client, request, String::new());
+            }
+            Asked::Promote { request, promotion } => {
+                self.promote(promotion, PromotionAsker::Client { client, request });
+            }
+            Asked::Pause { request, limit } => self.pause(limit, PauseAsker::Client { client, request }),
+            Asked::Resume { request } => {
+                self.core.brain.handle(Input::Resume);
                 self.clients.done(client, request, String::new());
             }
             Asked::Tail { from, unsafe_too } => {

@@ -19,6 +19,7 @@
 
 mod connection;
 mod error;
+mod hand_over;
 mod tail;
 
 use std::collections::VecDeque;
@@ -31,6 +32,7 @@ use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_RECORD_BYTES};
 use towline_core::types::{Geometry, Level, LogId, Lsn, NodeId, Window};
 
 pub use self::error::ClientError;
+pub use self::hand_over::{PromoteOptions, Promotion};
 pub use self::tail::{ClientTail, TailRecords};
 pub use towline_core::format::{Committed, Outcome};
 
@@ -105,6 +107,8 @@ enum Asked {
 enum Answer {
     Done(String),
     Status(String),
+    Promoted(Promotion),
+    Paused(Lsn),
 }
 
 /// To wait for many connections at once: when it is readable, [`Client::try_recv`] makes progress.
@@ -317,9 +321,9 @@ impl Client {
     pub fn status(&mut self) -> Result<String, ClientError> {
         let sent = self.connection.push(&Frame::StatusRequest);
         self.sent(sent)?;
-        match self.await_answer()? {
+        match self.await_answer(None)? {
             Answer::Status(json) => Ok(json),
-            Answer::Done(_) => Err(self.connection.protocol_error("no status in answer".to_owned())),
+            _ => Err(self.connection.protocol_error("no status in answer".to_owned())),
         }
     }
 
@@ -372,14 +376,15 @@ impl Client {
     fn command(&mut self, frame: &Frame) -> Result<(), ClientError> {
         let sent = self.connection.push(frame);
         self.sent(sent)?;
-        match self.await_answer()? {
+        match self.await_answer(None)? {
             Answer::Done(error) if error.is_empty() => Ok(()),
             Answer::Done(error) => Err(ClientError::Rejected(error)),
-            Answer::Status(_) => Err(self.connection.protocol_error("a status in answer".to_owned())),
+            _ => Err(self.connection.protocol_error("an answer to something else".to_owned())),
         }
     }
 
-    fn await_answer(&mut self) -> Result<Answer, ClientError> {
+    fn await_answer(&mut self, limit: Option<Duration>) -> Result<Answer, ClientError> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
         loop {
             self.pump()?;
             if let Some(answer) = self.answer.take() {
@@ -388,7 +393,10 @@ impl Client {
             if let Some(why) = &self.lost {
                 return Err(self.lost_error(why.clone()));
             }
-            self.turn(None)?;
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(ClientError::Timeout(limit.unwrap_or_default()));
+            }
+            self.turn(deadline)?;
         }
     }
 
@@ -470,6 +478,15 @@ impl Client {
                     );
                 }
             },
+            Frame::Promoted { request, term, start, adopters, warnings } => {
+                self.finish(request);
+                let warnings = warnings.lines().map(str::to_owned).collect();
+                self.answer = Some(Answer::Promoted(Promotion { term, start, adopters, warnings }));
+            }
+            Frame::Paused { request, end } => {
+                self.finish(request);
+                self.answer = Some(Answer::Paused(end));
+            }
             Frame::Status { json } => self.answer = Some(Answer::Status(json)),
             Frame::Heartbeat { term } => self.connection.push(&Frame::Heartbeat { term })?,
             Frame::Refused { code, message } => {

@@ -7,7 +7,7 @@ mod tail;
 
 pub(crate) use admin::{RuleArgs, TrimArgs, rule, trim};
 pub(crate) use append::{AppendArgs, append};
-pub(crate) use status::{StatusArgs, status};
+pub(crate) use status::{StatusArgs, new_table, shard_status, status};
 pub(crate) use tail::{Format, TailArgs, print_record, tail};
 
 use clap::Args;

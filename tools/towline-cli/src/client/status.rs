@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use towline::Lsn;
-use towline::client::ClientOptions;
+use towline::client::{Client, ClientOptions};
 use towline_core::node::{NodeStatus, PeerStatus, RoleStatus};
 use towline_core::types::Position;
 use towline_runtime::ShardStatus;
@@ -68,6 +68,11 @@ fn ask(address: &str, shard: u16) -> Result<(ShardStatus, u16), Failure> {
     let target = Target { address: address.to_owned(), shard };
     let mut client = target.connect(ClientOptions { name: "status".to_owned(), ..Default::default() })?;
     Ok((parse(&client.status()?)?, client.shards()))
+}
+
+/// What a connection's shard says of itself.
+pub(crate) fn shard_status(client: &mut Client) -> Result<ShardStatus, Failure> {
+    parse(&client.status()?)
 }
 
 /// How far `towline tail` without `--follow` reads.
@@ -206,7 +211,7 @@ fn sync_state(node: &NodeStatus, peer: &PeerStatus) -> &'static str {
     }
 }
 
-fn new_table(header: &[&str]) -> Table {
+pub(crate) fn new_table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);

@@ -305,12 +305,12 @@ pub(crate) fn role_name(role: Role) -> &'static str {
     }
 }
 
-fn parse_standby(text: &str) -> Result<PeerAddress, Failure> {
+pub(crate) fn parse_standby(text: &str) -> Result<PeerAddress, Failure> {
     match text.split_once('=') {
         Some((name, address)) => {
             Ok(PeerAddress { name: name.trim().to_owned(), address: address.trim().to_owned() })
         }
-        None => Err(Failure::usage(format!("--standby '{text}': write it as NAME=HOST:PORT"))),
+        None => Err(Failure::usage(format!("'{text}': write a standby as NAME=HOST:PORT"))),
     }
 }
 

@@ -13,6 +13,7 @@ use signal_hook::iterator::Signals;
 use towline::{AppliedBatch, Apply, ApplyError, Lsn, NodeOptions, Role, StartError};
 use towline_runtime::{ApplyFactory, RunningNode};
 
+pub(crate) use self::flags::parse_standby;
 use self::flags::{NodeFlags, Plan, PrimaryFlags, StandbyFlags, plan_primary, plan_standby, role_name};
 use crate::exit::{Code, Failure, Outcome};
 use crate::out;

@@ -16,7 +16,9 @@ use crate::clock::now_ns;
 use crate::error::{AppendError, TailError};
 use crate::handle::Tail;
 use crate::handle::append::{checked_bytes, put_records, refused};
+use crate::handle::hand_over::Promotion;
 use crate::handle::shared::{Marks, QueuedTicket};
+use crate::options::PeerAddress;
 use crate::shard::batch::Batches;
 use crate::shard::core::Core;
 use crate::shard::sessions::outgoing::{Outgoing, Port};
@@ -57,6 +59,9 @@ pub(crate) enum Asked {
     ReadLog { span: Span },
     SetRule { request: u64, rule: String },
     Trim { request: u64, below: Lsn },
+    Promote { request: u64, promotion: Promotion },
+    Pause { request: u64, limit: Duration },
+    Resume { request: u64 },
     Status,
 }
 
@@ -259,6 +264,16 @@ impl Connection {
             }
             Frame::SetRule { request, rule } => asked.push((self.id, Asked::SetRule { request, rule })),
             Frame::Trim { request, below } => asked.push((self.id, Asked::Trim { request, below })),
+            Frame::Promote { request, standbys, rule, force, timeout_ms } => {
+                let standbys = standbys.into_iter().map(|(name, address)| PeerAddress { name, address });
+                let (standbys, timeout) = (standbys.collect(), Duration::from_millis(timeout_ms));
+                let promotion = Promotion { standbys, rule, force, timeout };
+                asked.push((self.id, Asked::Promote { request, promotion }));
+            }
+            Frame::Pause { request, limit_ms } => {
+                asked.push((self.id, Asked::Pause { request, limit: Duration::from_millis(limit_ms) }));
+            }
+            Frame::Resume { request } => asked.push((self.id, Asked::Resume { request })),
             Frame::StatusRequest => asked.push((self.id, Asked::Status)),
             Frame::Heartbeat { .. } => {}
             _ => self.refuse(RefusalCode::Protocol, "a client does not send this frame".to_owned()),
