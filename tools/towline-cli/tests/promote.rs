@@ -78,7 +78,7 @@ fn after_a_kill_the_promoted_standby_has_all_that_was_acknowledged_and_the_old_p
     primary
         .wait_status("taking records", |node| node["watermarks"]["flushed"]["records"].as_u64() > Some(200));
     let p_address = primary.address();
-    let old = primary.kill();
+    primary.kill();
     let (_, acks) = feeder.join().unwrap().finish();
     let kept = acknowledged(&lines, &acks, "on");
     assert!(kept.len() > 100, "only {} were acknowledged", kept.len());
@@ -102,7 +102,7 @@ fn after_a_kill_the_promoted_standby_has_all_that_was_acknowledged_and_the_old_p
     assert!(shown.contains("primary in term"), "{shown}");
 
     // It comes back with what was in flight at its death; whatever nobody else has is cut.
-    let back = old.start();
+    let back = NodePlan::standby("primary", folder.join("p")).at(p_address).start();
     wait_follows(&back);
     assert_holds(&back, &kept);
     new.append("on", &numbered(6000..6010));
@@ -126,12 +126,12 @@ fn an_old_primary_comes_back_with_a_longer_tail_and_is_cut_with_a_copy_kept() {
     let (a_plan, b_plan) = (a.stop(), b.stop());
     primary.append("local", &numbered(50..60));
     let p_address = primary.address();
-    let old = primary.kill();
+    primary.kill();
     let (a, b) = (a_plan.start(), b_plan.start());
     let set = others(&[("b", b.address()), ("primary", p_address)]);
     assert_done(&promote(&a, &[&set, "--sync-rule=ANY 1 (b, primary)"]));
     a.append("on", &numbered(100..110));
-    let back = old.start();
+    let back = NodePlan::standby("primary", folder.join("p")).at(p_address).start();
     back.wait_said("CUT the log");
     wait_follows(&back);
     let expected = [numbered(0..50), numbered(100..110)].concat();

@@ -1,6 +1,9 @@
 //! A few nodes in one thread: disks that flush at once (or when told to), links that can be cut, processes that are
 //! killed, paused and woken. The log's bytes are headers with labels.
 
+#![allow(unreachable_pub)]
+#![allow(clippy::unwrap_used, clippy::new_without_default)]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 
