@@ -32,8 +32,10 @@ pub(crate) fn play_cells(
     let queue: Mutex<VecDeque<Cell>> = Mutex::new(cells.into());
     let results: Mutex<Vec<CellResult>> = Mutex::new(Vec::new());
     let broken: Mutex<Option<SurviveError>> = Mutex::new(None);
+    // A function of its own: in the loop's head the lock would be held while the cell is played.
+    let next = || lock(&queue).pop_front();
     let lane = || {
-        while let Some((row, failure)) = lock(&queue).pop_front() {
+        while let Some((row, failure)) = next() {
             bar.set_message(format!("{} {failure}", row.name));
             match play_cell(context, &row, failure, times, seed, &bar) {
                 Ok(result) => lock(&results).push(result),

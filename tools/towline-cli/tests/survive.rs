@@ -1,0 +1,156 @@
+//! `towline survive` as a user runs it: a verdict and its exit code, wrong names, Ctrl-C; nothing is left mounted or
+//! running. Where nothing can be mounted, the message says what is missing.
+
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+#[test]
+fn a_cell_passes_in_both_directions_and_leaves_a_page() {
+    let folder = folder();
+    let output =
+        survive(folder.path(), &["--level=off,on", "--failure=primary-disk", "--seed=1", "--lanes=1"]);
+    if !can_mount() {
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("cannot mount here"), "{}", text(&output.stderr));
+        return;
+    }
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let run = std::fs::read_dir(folder.path().join("results")).unwrap().next().unwrap().unwrap().path();
+    let json = std::fs::read_to_string(run.join("survive.json")).unwrap();
+    let report: Value = serde_json::from_str(&json).unwrap();
+    let [off, on] = [0, 1].map(|at| &report["cells"][at]);
+    assert_eq!((&off["row"]["name"], &on["row"]["name"]), (&Value::from("off"), &Value::from("on")));
+    assert!(off["lost"].as_u64().unwrap() > 0, "off loses what only the primary held: {off}");
+    assert_eq!(on["lost"], 0, "{on}");
+    assert!(on["acked"].as_u64().unwrap() >= 300, "{on}");
+    let page = std::fs::read_to_string(run.join("survive.html")).unwrap();
+    assert!(page.contains("primary-disk") && !page.contains("http"), "one page that needs no network");
+    assert_nothing_left(folder.path());
+}
+
+#[test]
+fn a_cell_that_does_not_exist_is_refused_with_those_that_do() {
+    let folder = folder();
+    for (flag, known) in [("--level=onn", "remote_apply"), ("--failure=meteor", "primary-disk")] {
+        let output = survive(folder.path(), &[flag]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(text(&output.stderr).contains(known), "{}", text(&output.stderr));
+    }
+    let output = survive(folder.path(), &["--list", "--level=on"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output.stdout).contains("primary-disk"));
+    assert!(!folder.path().join("results").exists(), "a list runs nothing");
+}
+
+#[test]
+fn ctrl_c_leaves_nothing_mounted_or_running() {
+    if !can_mount() {
+        return;
+    }
+    let folder = folder();
+    let mut child = Run(command(folder.path(), &["--level=on", "--times=1000"]).spawn().unwrap());
+    wait("the mounts", || mounts(folder.path()) >= 3);
+    std::thread::sleep(Duration::from_millis(300));
+    kill_process(Pid::from_child(&child.0), Signal::INT).unwrap();
+    assert_eq!(ended(&mut child.0), Some(130));
+    assert_nothing_left(folder.path());
+}
+
+#[test]
+fn what_a_killed_run_left_is_cleaned_by_the_next() {
+    if !can_mount() {
+        return;
+    }
+    let folder = folder();
+    let mut child = Run(command(folder.path(), &["--level=on", "--times=1000"]).spawn().unwrap());
+    wait("the mounts", || mounts(folder.path()) >= 3);
+    std::thread::sleep(Duration::from_millis(300));
+    child.0.kill().unwrap();
+    child.0.wait().unwrap();
+    // Its nodes end by themselves: their input has ended.
+    wait("the end of the nodes", || nodes(folder.path()).is_empty());
+    assert!(mounts(folder.path()) > 0, "a killed process cannot unmount");
+    let output = survive(folder.path(), &["--level=local", "--failure=primary-kill", "--lanes=1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_nothing_left(folder.path());
+}
+
+/// A run that ends with its test, also with one that fails.
+struct Run(Child);
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn survive(folder: &Path, flags: &[&str]) -> Output {
+    command(folder, flags).output().unwrap()
+}
+
+fn command(folder: &Path, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_towline"));
+    command.arg("survive").args(flags).env("RUST_BACKTRACE", "0");
+    command.arg(format!("--dir={}", folder.join("work").display()));
+    command.arg(format!("--results={}", folder.join("results").display()));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn can_mount() -> bool {
+    rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists()
+}
+
+#[track_caller]
+fn assert_nothing_left(folder: &Path) {
+    assert_eq!(mounts(folder), 0, "mounted");
+    assert_eq!(nodes(folder), Vec::<String>::new(), "running");
+    assert!(!folder.join("work").exists(), "the work folder is empty and gone");
+}
+
+fn mounts(folder: &Path) -> usize {
+    let list = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    list.lines().filter(|line| line.contains(folder.to_str().unwrap())).count()
+}
+
+/// Command lines of processes that name the folder.
+fn nodes(folder: &Path) -> Vec<String> {
+    let place = folder.to_str().unwrap();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    let words = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    words.filter(|line| line.contains(place)).collect()
+}
+
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} never came");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn ended(child: &mut Child) -> Option<i32> {
+    let mut code = None;
+    wait("the end", || {
+        code = child.try_wait().unwrap().map(|status| status.code());
+        code.is_some()
+    });
+    code.flatten()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
