@@ -119,6 +119,8 @@ bugs! {
         ReleasedUnflushed = "released-unflushed",
         /// A segment is closed before the next one is in place.
         RollTooEarly = "roll-too-early",
+        /// The log is trimmed past what standbys still need.
+        TrimPastStandbys = "trim-past-standbys",
         /// A standby writes outside the span that its meta block calls unfinished.
         WritesOutsideSpan = "writes-outside-span",
         /// A standby says that its log reaches farther than it does.

@@ -4,8 +4,8 @@ use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogE
 use towline_core::log::Recovered;
 use towline_core::node::{Event, Input, Node, NodeConfig, Output, RoleStatus, StartRole};
 use towline_core::types::{
-    Geometry, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, StandbyWatermarks, Term,
-    TermHistory, TermStart,
+    Geometry, LogId, Lsn, Meta, NodeId, PeerIndex, Position, RegisteredStandby, SessionId, Span,
+    StandbyWatermarks, Term, TermHistory, TermStart,
 };
 
 const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
@@ -506,4 +506,62 @@ fn a_segment_is_closed_only_when_the_next_is_in_place() {
     assert!(!rolls(&primary.feed(Input::Tick { now_ns: 1_000_000 })));
     let outputs = primary.feed(Input::SegmentReady { seq: 1, salt: 8 });
     assert!(rolls(&outputs), "{outputs:?}");
+}
+
+#[test]
+fn a_trim_leaves_what_a_registered_standby_still_needs() {
+    // A log that ends in its fourth segment, and a trim of all of it.
+    let end = GEOMETRY.first_batch(3).plus(4096);
+    let trimmed = |flushed: u64, hold_bytes: u64| {
+        let config = NodeConfig {
+            node: NodeId(100),
+            log: LOG,
+            geometry: GEOMETRY,
+            name: "p".into(),
+            role: StartRole::Primary,
+            standbys: vec!["s1".to_owned()],
+            hold_bytes,
+            ..NodeConfig::default()
+        };
+        let registered = RegisteredStandby { node: NodeId(1), name: "s1".to_owned(), flushed: Lsn(flushed) };
+        let meta = Meta {
+            adopted: term(1, 100),
+            led: Some(term(1, 100)),
+            history: history(&[(term(1, 100), START.0)]),
+            standbys: vec![registered],
+            ..Meta::default()
+        };
+        let rule = Some((1, "ANY 1 (s1)".to_owned()));
+        let mut primary = Probe::new(config, at(end.0), 77, rule, meta);
+        for seq in 1..5 {
+            primary.feed(Input::SegmentReady { seq, salt: 7 });
+        }
+        assert!(primary.leads());
+        primary.feed(Input::Trim { below: end });
+        primary
+    };
+    let behind = GEOMETRY.first_batch(1).plus(8192);
+    let mut primary = trimmed(behind.0, u64::MAX);
+    assert_eq!(primary.meta.log_start, GEOMETRY.first_batch(1), "the standby's segment stays");
+    assert_eq!(trimmed(end.0, u64::MAX).meta.log_start, GEOMETRY.first_batch(3), "it needs nothing any more");
+    assert_eq!(trimmed(behind.0, 4096).meta.log_start, GEOMETRY.first_batch(3), "past the limit it resyncs");
+
+    // It comes, and moves on: so does the trim.
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), behind.0), 0);
+    primary.adopted(0, term(1, 100));
+    primary.adopted(0, Term::default());
+    primary.frame(0, Frame::Ready { from: behind, previous_hash: 0 });
+    let mut starts = vec![primary.meta.log_start];
+    let mut outputs = report(&mut primary, 0, behind.0);
+    while let Some(span) = outputs.iter().find_map(|output| match output {
+        Output::Send { span, .. } => Some(*span),
+        _ => None,
+    }) {
+        outputs = primary.feed(Input::Sent { session: SessionId(0), span });
+        starts.push(primary.meta.log_start);
+        report(&mut primary, 0, span.end.0);
+        starts.push(primary.meta.log_start);
+    }
+    starts.dedup();
+    assert_eq!(starts, [1, 2, 3].map(|seq| GEOMETRY.first_batch(seq)));
 }

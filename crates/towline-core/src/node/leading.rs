@@ -522,6 +522,7 @@ impl Node {
         let farthest = Lsn(self.tail.end().lsn.0.saturating_sub(self.config.hold_bytes));
         let flushed = self.last_flushed_byte();
         let held = self.slowest_standby().unwrap_or(flushed).max(farthest).min(flushed);
+        let held = if bug(Bug::TrimPastStandbys) { flushed } else { held };
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         if let Some(at) = self.segments.trim(below, held)
             && !pending

@@ -82,6 +82,7 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::CreditIgnored => worlds(),
         Bug::ReleasedUnflushed | Bug::WritesOutsideSpan | Bug::ReadySaysMore => worlds(),
         Bug::RollTooEarly => claim("a_segment_is_closed_only_when_the_next_is_in_place"),
+        Bug::TrimPastStandbys => claim("a_trim_leaves_what_a_registered_standby_still_needs"),
         Bug::WrittenInOwnMemory => standby("written_is_what_a_killed_process_would_find_again"),
         Bug::FetchedUnflushed => {
             claim("a_tail_that_a_standby_holds_is_fetched_and_flushed_before_the_term_starts")
