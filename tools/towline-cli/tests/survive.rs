@@ -15,9 +15,9 @@ fn a_cell_passes_in_both_directions_and_leaves_a_page() {
     let folder = folder();
     let output =
         survive(folder.path(), &["--level=off,on", "--failure=primary-disk", "--seed=1", "--lanes=1"]);
-    if !can_mount() {
+    // Where it is not root a helper may mount for it, or may not.
+    if !can_mount() && text(&output.stderr).contains("cannot mount here") {
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("cannot mount here"), "{}", text(&output.stderr));
         return;
     }
     let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
@@ -32,6 +32,19 @@ fn a_cell_passes_in_both_directions_and_leaves_a_page() {
     assert!(on["acked"].as_u64().unwrap() >= 300, "{on}");
     let page = std::fs::read_to_string(run.join("survive.html")).unwrap();
     assert!(page.contains("primary-disk") && !page.contains("http"), "one page that needs no network");
+    assert_nothing_left(folder.path());
+}
+
+#[test]
+fn an_old_primary_that_is_not_gone_follows_the_promoted_standby() {
+    if !can_mount() {
+        return;
+    }
+    let folder = folder();
+    let output =
+        survive(folder.path(), &["--level=off,on", "--failure=pause,partition-one-way", "--lanes=1"]);
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(text(&output.stdout).contains("4 passed, 0 failed, 0 not shown"), "{}", text(&output.stdout));
     assert_nothing_left(folder.path());
 }
 
@@ -110,7 +123,11 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn can_mount() -> bool {
-    rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists()
+    let can = rustix::process::geteuid().is_root() && Path::new("/dev/fuse").exists();
+    if !can {
+        eprintln!("not tested: it needs root and /dev/fuse");
+    }
+    can
 }
 
 #[track_caller]

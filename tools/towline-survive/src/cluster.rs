@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use linkem::{Link, LinkConfig, LinkControl};
+use linkem::{Direction, Link, LinkConfig, LinkControl};
 use powercut::{Cut, FaultChange, Mount, MountOptions};
 use rustix::process::Signal;
 use towline::Lsn;
@@ -28,9 +28,10 @@ pub(crate) const NAMES: [&str; 3] = ["p", "a", "b"];
 
 /// Three nodes. Dropping it ends them, unmounts their disks and removes its folder.
 pub(crate) struct Cluster<'a> {
-    context: &'a Context,
+    pub(crate) context: &'a Context,
     // In this order: processes and mounts go before the folder.
     members: Vec<Member>,
+    /// From the primary to each standby, and to the primary from whoever leads after it.
     links: Vec<Link>,
     _folder: Folder,
 }
@@ -73,6 +74,10 @@ impl<'a> Cluster<'a> {
             .flags
             .extend(row.degrade_after.map(|after| format!("--degrade-after={}ms", after.as_millis())));
         primary.start(context)?;
+        // For whoever leads after it.
+        let mut link = LinkConfig::new(primary.plan.listen);
+        link.spin = Duration::ZERO;
+        cluster.links.push(Link::start(link)?);
         cluster.members.insert(PRIMARY, primary);
         cluster.wait_following(PRIMARY, &STANDBYS)?;
         Ok(cluster)
@@ -94,14 +99,28 @@ impl<'a> Cluster<'a> {
         self.members[at].plan.listen
     }
 
+    /// Where another standby finds a member when it leads.
+    pub(crate) fn address_for_standbys(&self, at: usize) -> SocketAddr {
+        if at == PRIMARY { self.links[2].local_addr() } else { self.address(at) }
+    }
+
     /// The primary's link to a standby.
     pub(crate) fn link(&self, standby: usize) -> LinkControl {
         self.links[standby - 1].control()
     }
 
-    /// Both links of the primary.
+    /// All ways to and from the primary.
     pub(crate) fn each_link(&self, order: impl Fn(&LinkControl)) {
         self.links.iter().for_each(|link| order(&link.control()));
+    }
+
+    /// Nothing that the primary sends arrives; what is sent to it does.
+    pub(crate) fn silence_primary(&self) {
+        for (at, link) in self.links.iter().enumerate() {
+            // It connects to its standbys; whoever leads after it connects to it.
+            let from_primary = if at < STANDBYS.len() { Direction::Up } else { Direction::Down };
+            link.control().cut(from_primary);
+        }
     }
 
     /// Makes each flush of a member's disk so slow.
@@ -263,13 +282,6 @@ impl<'a> Cluster<'a> {
             }
             other => other,
         })
-    }
-
-    /// Waits until a standby has flushed all of its log, and returns where that ends.
-    pub(crate) fn all_flushed(&self, at: usize) -> Result<Lsn> {
-        let flushed = |status: &ShardStatus| status.node.watermarks.flushed == status.node.watermarks.end;
-        self.wait_status(at, "has flushed its log", flushed)?;
-        self.log_end(at)
     }
 
     /// Where a member's log ends.

@@ -1,40 +1,63 @@
-//! The primary and its disk go: what its standbys hold is all there is.
+//! The primary goes, or is thought to be gone: a standby is promoted, and leads.
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use linkem::Direction;
-use towline::Lsn;
+use rustix::process::Signal;
+use towline::{Level, Lsn};
+use towline_core::node::RoleStatus;
 
-use crate::cluster::{PRIMARY, STANDBYS};
-use crate::error::Result;
+use crate::cluster::{Cluster, NAMES, PRIMARY, STANDBYS};
+use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
 use crate::scene::{OUTAGE, Scene};
 
 impl Scene<'_> {
-    /// Makes a failure happen that the primary does not come back from; returns the standby to go on with.
-    pub(crate) fn primary_is_lost(&mut self, failure: Failure) -> Result<usize> {
+    /// Makes a failure happen that the primary does not come back from as one; returns who leads then.
+    pub(crate) fn leader_changes(&mut self, failure: Failure) -> Result<usize> {
         self.worst_moment(failure)?;
-        let all = [PRIMARY, STANDBYS[0], STANDBYS[1]];
         match failure {
-            Failure::PrimaryDiskStandbysKill => self.cluster.kill(&all),
-            Failure::PrimaryDiskStandbysPower => self.cluster.cut_power(&all, 0.0, 1)?,
-            Failure::TwoDisks => self.cluster.lose_disk(&[STANDBYS[0]])?,
-            _ => {}
+            Failure::PrimaryDiskStandbysKill => {
+                self.cluster.kill(&[PRIMARY, STANDBYS[0], STANDBYS[1]]);
+                self.cluster.lose_disk(&[PRIMARY])?;
+            }
+            Failure::PrimaryDiskStandbysPower => {
+                self.cluster.cut_power(&[PRIMARY, STANDBYS[0], STANDBYS[1]], 0.0, 1)?;
+                self.cluster.lose_disk(&[PRIMARY])?;
+            }
+            Failure::TwoDisks => self.cluster.lose_disk(&[PRIMARY, STANDBYS[0]])?,
+            Failure::Partition | Failure::PartitionOneWay => {}
+            Failure::Pause => self.cluster.signal(PRIMARY, Signal::STOP),
+            _ => self.cluster.lose_disk(&[PRIMARY])?,
         }
-        self.cluster.lose_disk(&[PRIMARY])?;
-        self.load.wait_disconnected(self.context)?;
+        let comes_back = matches!(failure, Failure::Partition | Failure::PartitionOneWay | Failure::Pause);
+        if !comes_back {
+            self.load.wait_disconnected(self.context)?;
+        }
         self.cluster.calm();
-        if failure == Failure::TwoDisks {
-            return Ok(STANDBYS[1]);
-        }
-        if failure != Failure::PrimaryDisk {
+        if matches!(failure, Failure::PrimaryDiskStandbysKill | Failure::PrimaryDiskStandbysPower) {
             for at in STANDBYS {
                 self.cluster.restart(at)?;
             }
         }
-        // The one whose log reaches farther is the one to go on with.
-        let ends: Vec<Lsn> = STANDBYS.iter().map(|at| self.cluster.log_end(*at)).collect::<Result<_>>()?;
-        Ok(if ends[1] > ends[0] { STANDBYS[1] } else { STANDBYS[0] })
+        let leader =
+            if failure == Failure::TwoDisks { self.promote_the_last()? } else { self.promote_the_best()? };
+        if comes_back {
+            self.old_primary_returns()?;
+        }
+        self.load.follow(self.cluster.address(leader));
+        let others = match failure {
+            Failure::TwoDisks => 0,
+            _ if comes_back => 2,
+            _ => 1,
+        };
+        // With too few to confirm what it holds can still be read.
+        if !self.row.level.is_remote() || self.row.quorum() <= others {
+            self.load.wait_more_acks(self.context, 20)?;
+        }
+        Ok(leader)
     }
 
     /// The standbys are made late, so that there is something that only the primary holds, as far as the level allows.
@@ -52,12 +75,77 @@ impl Scene<'_> {
                 self.cluster.link(STANDBYS[1]).cut(Direction::Both);
                 self.context.sleep(OUTAGE)
             }
+            Failure::PartitionOneWay => {
+                self.cluster.silence_primary();
+                self.load.wait_quiet(self.context, OUTAGE / 2, OUTAGE)
+            }
             _ => {
                 self.cluster.each_link(|link| link.cut(Direction::Both));
                 self.load.wait_quiet(self.context, OUTAGE / 2, OUTAGE)
             }
         }
     }
+
+    /// Promotes the standby whose log reaches farther; both are there.
+    fn promote_the_best(&mut self) -> Result<usize> {
+        let ends: Vec<Lsn> = STANDBYS.iter().map(|at| self.cluster.log_end(*at)).collect::<Result<_>>()?;
+        let (best, other) = if ends[1] > ends[0] { (2, 1) } else { (1, 2) };
+        promote(&self.cluster, best, &[other, PRIMARY], &self.next_rule(other), false)?;
+        self.cluster.wait_following(best, &[other])?;
+        Ok(best)
+    }
+
+    /// Promotes the only node that is left; without a quorum that has to be forced.
+    fn promote_the_last(&mut self) -> Result<usize> {
+        let [gone, last] = STANDBYS;
+        let is_forced = self.row.quorum() == 1;
+        promote(&self.cluster, last, &[gone, PRIMARY], &self.next_rule(gone), is_forced)?;
+        self.cluster.wait_leading(last)?;
+        Ok(last)
+    }
+
+    /// The rule of the next leadership: as many standbys as before. For fewer the old rule would have to agree, and one
+    /// of its standbys leads now.
+    fn next_rule(&self, other: usize) -> String {
+        let kind = if self.row.rule.starts_with("FIRST") { "FIRST" } else { "ANY" };
+        format!("{kind} {} ({}, {})", self.row.quorum(), NAMES[other], NAMES[PRIMARY])
+    }
+
+    /// The old primary wakes or is reached again; it may acknowledge to itself until it hears of the new term, and
+    /// then follows.
+    fn old_primary_returns(&mut self) -> Result<()> {
+        self.cluster.signal(PRIMARY, Signal::CONT);
+        if self.row.level <= Level::Local {
+            self.context.sleep(OUTAGE / 4)?;
+        }
+        self.cluster.each_link(|link| link.heal());
+        self.cluster.wait_status(PRIMARY, "follows the new leader", |status| {
+            status.node.role == RoleStatus::Standby && status.node.follows
+        })
+    }
+}
+
+/// Asks by `towline promote`, as a person would.
+fn promote(cluster: &Cluster<'_>, at: usize, others: &[usize], rule: &str, force: bool) -> Result<()> {
+    let standbys: Vec<String> = others
+        .iter()
+        .map(|other| format!("{}={}", NAMES[*other], cluster.address_for_standbys(*other)))
+        .collect();
+    let program = &cluster.context.program;
+    let mut command = Command::new(program);
+    command.arg("promote").arg(cluster.address(at).to_string());
+    command.arg(format!("--standbys={}", standbys.join(",")));
+    command.arg(format!("--sync-rule={rule}")).arg("--timeout=5s");
+    if force {
+        command.arg("--force");
+    }
+    command.process_group(0);
+    let output = command.output().map_err(SurviveError::file(program, "cannot be started"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(SurviveError::Late(format!("'{}' could not be promoted: {said}", NAMES[at])))
 }
 
 const SLOW_STANDBY: Duration = Duration::from_millis(150);

@@ -12,14 +12,20 @@ pub enum Failure {
     PrimaryPower,
     /// Power cut of all three at once; all start again.
     AllPower,
-    /// The primary and its disk are gone; its standbys are left.
+    /// The primary and its disk are gone; a standby is promoted.
     PrimaryDisk,
     /// The same, and both standbys are killed at the same moment.
     PrimaryDiskStandbysKill,
     /// The same, and both standbys lose their power at the same moment.
     PrimaryDiskStandbysPower,
-    /// The disks of the primary and of one standby that counted are gone; the other is left.
+    /// The disks of the primary and of one standby that counted are gone; the other is promoted.
     TwoDisks,
+    /// The primary is cut off, a standby is promoted, and then the link heals.
+    Partition,
+    /// Nothing that the primary sends arrives, a standby is promoted, and then the link heals.
+    PartitionOneWay,
+    /// The primary is stopped (SIGSTOP), a standby is promoted, and then the old primary wakes.
+    Pause,
     /// A bit flips in a durable batch of the primary: it refuses its log while it is alone, and mends it from a standby.
     BitFlip,
     /// SIGKILL of one standby, which starts again.
@@ -44,7 +50,7 @@ pub enum Failure {
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 17] = [
+    pub const ALL: [Failure; 20] = [
         Failure::PrimaryKill,
         Failure::PrimaryPower,
         Failure::AllPower,
@@ -52,6 +58,9 @@ impl Failure {
         Failure::PrimaryDiskStandbysKill,
         Failure::PrimaryDiskStandbysPower,
         Failure::TwoDisks,
+        Failure::Partition,
+        Failure::PartitionOneWay,
+        Failure::Pause,
         Failure::BitFlip,
         Failure::StandbyKill,
         Failure::StandbyPower,
@@ -74,10 +83,13 @@ impl Failure {
         self.texts().1
     }
 
-    /// Whether the primary does not come back.
-    pub fn is_final(self) -> bool {
+    /// Whether somebody else leads afterwards.
+    pub fn promotes(self) -> bool {
+        use Failure::{Partition, PartitionOneWay, Pause};
         use Failure::{PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower, TwoDisks};
-        matches!(self, PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower | TwoDisks)
+        let is_gone =
+            matches!(self, PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower | TwoDisks);
+        is_gone || matches!(self, Partition | PartitionOneWay | Pause)
     }
 
     fn texts(self) -> (&'static str, &'static str) {
@@ -85,16 +97,23 @@ impl Failure {
             Failure::PrimaryKill => ("primary-kill", "SIGKILL of the primary, restart"),
             Failure::PrimaryPower => ("primary-power", "power cut of the primary, restart"),
             Failure::AllPower => ("all-power", "power cut of all three, restart"),
-            Failure::PrimaryDisk => ("primary-disk", "primary and disk gone"),
+            Failure::PrimaryDisk => ("primary-disk", "primary and disk gone, promotion"),
             Failure::PrimaryDiskStandbysKill => {
-                ("primary-disk+standbys-kill", "primary and disk gone, SIGKILL of both standbys")
+                ("primary-disk+standbys-kill", "primary and disk gone, SIGKILL of both standbys, promotion")
             }
-            Failure::PrimaryDiskStandbysPower => {
-                ("primary-disk+standbys-power", "primary and disk gone, power cut of both standbys")
+            Failure::PrimaryDiskStandbysPower => (
+                "primary-disk+standbys-power",
+                "primary and disk gone, power cut of both standbys, promotion",
+            ),
+            Failure::TwoDisks => (
+                "two-disks",
+                "disks of the primary and of a standby that counted gone, promotion of the other",
+            ),
+            Failure::Partition => ("partition", "primary cut off, promotion, link heals"),
+            Failure::PartitionOneWay => {
+                ("partition-one-way", "what the primary sends is lost, promotion, link heals")
             }
-            Failure::TwoDisks => {
-                ("two-disks", "disks of the primary and of a standby that counted gone, the other is left")
-            }
+            Failure::Pause => ("pause", "primary stopped, promotion, late wake"),
             Failure::BitFlip => (
                 "bit-flip",
                 "a bit flips in a durable batch of the primary: refused alone, mended from a standby",

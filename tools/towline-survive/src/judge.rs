@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use towline::{Committed, Level, Lsn, Record, Window};
+use towline::{Committed, Level, Lsn, Window};
 use towline_check::{AckedRecord, FoundRecord, Kind, LostSpan, lost_span, records_survive};
 
 use crate::context::Context;
@@ -30,27 +30,6 @@ pub(crate) struct Judgement {
     pub(crate) anomalies: Vec<String>,
 }
 
-/// Records of a standby without a primary, in the order of its log, to its end.
-pub(crate) fn read_standby(
-    context: &Context,
-    address: SocketAddr,
-    log_end: Lsn,
-) -> Result<(Vec<FoundRecord>, Vec<String>)> {
-    let mut tail = connect(address)?.tail(Lsn(0), true)?;
-    let (mut found, mut anomalies) = (Vec::new(), Vec::new());
-    loop {
-        context.check()?;
-        // What it has is sent at once; after the last records only what the log wrote for itself may follow.
-        let Some(batch) = tail.next_batch_timeout(QUIET)? else { return Ok((found, anomalies)) };
-        for record in batch.records() {
-            note(record, &mut found, &mut anomalies);
-        }
-        if batch.next >= log_end {
-            return Ok((found, anomalies));
-        }
-    }
-}
-
 /// Records of the survivor, in the order of its log, to a mark that is appended now.
 pub(crate) fn read_survivor(
     context: &Context,
@@ -70,16 +49,15 @@ pub(crate) fn read_survivor(
             if record.lsn == last.lsn {
                 return Ok((found, anomalies));
             }
-            note(record, &mut found, &mut anomalies);
+            let key = record.payload.first_chunk().copied().map(u64::from_le_bytes);
+            match key {
+                Some(MARK) => {}
+                Some(key) if record.payload == payload(key) => {
+                    found.push(FoundRecord { lsn: record.lsn, key })
+                }
+                _ => anomalies.push(format!("the record at {} is not what anybody sent", record.lsn)),
+            }
         }
-    }
-}
-
-fn note(record: Record, found: &mut Vec<FoundRecord>, anomalies: &mut Vec<String>) {
-    match record.payload.first_chunk().copied().map(u64::from_le_bytes) {
-        Some(MARK) => {}
-        Some(key) if record.payload == payload(key) => found.push(FoundRecord { lsn: record.lsn, key }),
-        _ => anomalies.push(format!("the record at {} is not what anybody sent", record.lsn)),
     }
 }
 
@@ -221,6 +199,4 @@ fn gaps(journal: &Journal, found: &[FoundRecord]) -> Vec<String> {
 
 /// The number of the record that ends a run.
 pub(crate) const MARK: u64 = u64::MAX;
-/// A standby sends what it has flushed without a pause.
-const QUIET: Duration = Duration::from_millis(500);
 const READ_LIMIT: Duration = Duration::from_secs(30);

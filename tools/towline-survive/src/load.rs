@@ -68,6 +68,7 @@ pub(crate) struct Journal {
 /// The client's thread.
 pub(crate) struct Load {
     journal: Arc<Mutex<Journal>>,
+    target: Arc<Mutex<SocketAddr>>,
     began: Instant,
     orders: Arc<Orders>,
     thread: Option<JoinHandle<()>>,
@@ -77,6 +78,8 @@ pub(crate) struct Load {
 struct Orders {
     /// Send no more, wait for every end.
     stop: AtomicBool,
+    /// End this connection.
+    leave: AtomicBool,
     /// Wait for nothing.
     abandon: AtomicBool,
 }
@@ -84,19 +87,20 @@ struct Orders {
 impl Load {
     pub(crate) fn start(plan: Plan, address: SocketAddr) -> Load {
         let journal = Arc::new(Mutex::new(Journal::default()));
+        let target = Arc::new(Mutex::new(address));
         let orders = Arc::new(Orders::default());
         let began = Instant::now();
         let mut sender = Sender {
             plan,
             journal: Arc::clone(&journal),
-            target: address,
+            target: Arc::clone(&target),
             orders: Arc::clone(&orders),
             began,
             next_key: plan.first_key,
             due_ns: 0,
         };
         let thread = std::thread::spawn(move || sender.run());
-        Load { journal, began, orders, thread: Some(thread) }
+        Load { journal, target, began, orders, thread: Some(thread) }
     }
 
     fn journal(&self) -> MutexGuard<'_, Journal> {
@@ -106,6 +110,12 @@ impl Load {
     /// Nanoseconds since its start.
     pub(crate) fn now_ns(&self) -> u64 {
         self.began.elapsed().as_nanos() as u64
+    }
+
+    /// Leaves its primary, and what it has not answered, for another.
+    pub(crate) fn follow(&self, address: SocketAddr) {
+        *lock(&self.target) = address;
+        self.orders.leave.store(true, Ordering::Relaxed);
     }
 
     /// Where the n-th record that was acknowledged lies.
@@ -185,7 +195,7 @@ impl Drop for Load {
 struct Sender {
     plan: Plan,
     journal: Arc<Mutex<Journal>>,
-    target: SocketAddr,
+    target: Arc<Mutex<SocketAddr>>,
     orders: Arc<Orders>,
     began: Instant,
     next_key: u64,
@@ -195,7 +205,9 @@ struct Sender {
 impl Sender {
     fn run(&mut self) {
         while !self.stopped() {
-            let Ok(mut client) = connect(self.target) else {
+            self.orders.leave.store(false, Ordering::Relaxed);
+            let target = *lock(&self.target);
+            let Ok(mut client) = connect(target) else {
                 std::thread::sleep(PAUSE);
                 // What is due meanwhile is sent later, and counts from when it was due.
                 continue;
@@ -214,7 +226,9 @@ impl Sender {
     /// Sends and receives until the connection ends, or, told to stop, until nothing is outstanding.
     fn serve(&mut self, client: &mut Client, run: u32, first: usize) {
         let mut hold_until = Instant::now();
-        while !self.orders.abandon.load(Ordering::Relaxed) {
+        let orders = Arc::clone(&self.orders);
+        let ends = || orders.abandon.load(Ordering::Relaxed) || orders.leave.load(Ordering::Relaxed);
+        while !ends() {
             let stopping = self.stopped();
             if !stopping && Instant::now() >= hold_until {
                 self.submit(client, run);

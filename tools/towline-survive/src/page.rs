@@ -113,7 +113,7 @@ fn reads(report: &SurviveReport) -> String {
 /// Bound and largest loss of each window, as bars of one scale: the share of the window.
 fn windows(cells: &[CellResult]) -> String {
     let mut text = "<h2>Window against loss</h2>\n<p>For each window the primary and its disk were lost while its \
-                    standbys were late, again and again, and the better standby was read. The bar is the largest loss as a \
+                    standbys were late, again and again, and a standby was promoted. The bar is the largest loss as a \
                     share of the window; the line is the bound.</p>\n<table class=\"bars\">\n\
                     <tr><th>window<th>runs<th>with a loss<th>largest loss<th>its span<th>share of the window<th>p50"
         .to_owned();

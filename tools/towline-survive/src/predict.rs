@@ -37,16 +37,20 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
         F::PrimaryKill | F::PrimaryPower | F::AllPower => Promise::Zero,
         F::StandbyKill | F::StandbyPower | F::StandbysKill | F::StandbysPower => Promise::Zero,
         F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk | F::FullDisk | F::BitFlip => Promise::Zero,
-        // What the best standby holds is all there is. Of k copies beside the primary's, k - 1 may go too.
+        // What a promoted standby holds is all there is. Of k copies beside the primary's, k - 1 may go too.
         F::TwoDisks if row.is_local() || row.quorum() == 1 => Promise::Loses,
         F::PrimaryDiskStandbysPower if row.level == Level::RemoteWrite => Promise::Loses,
-        F::PrimaryDisk | F::PrimaryDiskStandbysKill | F::PrimaryDiskStandbysPower | F::TwoDisks => {
-            match row.bound() {
-                _ if row.is_local() => Promise::Loses,
-                Some(window) => Promise::Within(window),
-                None => Promise::Zero,
-            }
-        }
+        F::PrimaryDisk
+        | F::PrimaryDiskStandbysKill
+        | F::PrimaryDiskStandbysPower
+        | F::TwoDisks
+        | F::Partition
+        | F::PartitionOneWay
+        | F::Pause => match row.bound() {
+            _ if row.is_local() => Promise::Loses,
+            Some(window) => Promise::Within(window),
+            None => Promise::Zero,
+        },
     }
 }
 

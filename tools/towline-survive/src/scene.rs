@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, PRIMARY, STANDBYS};
 use crate::context::Context;
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::judge::{Judgement, judge, read_standby, read_survivor};
+use crate::judge::{Judgement, judge, read_survivor};
 use crate::load::{LARGE, Load, Plan};
 use crate::predict::{Promise, predict};
 use crate::random::Random;
@@ -59,12 +59,7 @@ pub(crate) fn play_many(
     }
     let survivor = scene.cluster.address(leader);
     let journal = scene.load.finish(context, FINISH)?;
-    // A standby takes no mark: its log ends where it has flushed.
-    let (found, strange) = if leader == PRIMARY {
-        read_survivor(context, survivor)?
-    } else {
-        read_standby(context, survivor, scene.cluster.all_flushed(leader)?)?
-    };
+    let (found, strange) = read_survivor(context, survivor)?;
     let on = Row::new("on", Level::On, None);
     let on_is_safe = failures.iter().all(|failure| predict(&on, *failure) == Promise::Zero);
     let mut judgement = judge(&journal, &found, row, on_is_safe);
@@ -132,7 +127,10 @@ impl Scene<'_> {
             Failure::PrimaryDisk
             | Failure::PrimaryDiskStandbysKill
             | Failure::PrimaryDiskStandbysPower
-            | Failure::TwoDisks => self.primary_is_lost(failure),
+            | Failure::TwoDisks
+            | Failure::Partition
+            | Failure::PartitionOneWay
+            | Failure::Pause => self.leader_changes(failure),
         }
     }
 

@@ -121,14 +121,14 @@ struct Tally {
     rows: Vec<CellResult>,
 }
 
-/// One cluster: several troubles that it recovers from, and often one that the primary does not come back from.
+/// One cluster: several troubles that it recovers from, and often one that changes the leader.
 fn round(context: &Context, random: &mut Random, total: &Mutex<Tally>) -> Result<()> {
     let rows = rows();
     let row = &rows[random.below(rows.len() as u64) as usize];
     let mut failures: Vec<Failure> =
-        (0..FAULTS).map(|_| pick(random, |failure| !failure.is_final())).collect();
+        (0..FAULTS).map(|_| pick(random, |failure| !failure.promotes())).collect();
     if random.below(3) > 0 {
-        failures.push(pick(random, Failure::is_final));
+        failures.push(pick(random, Failure::promotes));
     }
     // The weakest of what is promised; a loss that is due in one of them may be there.
     let promises: Vec<Promise> = failures.iter().map(|failure| predict(row, *failure)).collect();
@@ -183,6 +183,6 @@ fn pick(random: &mut Random, wanted: impl Fn(Failure) -> bool) -> Failure {
     choice[random.below(choice.len() as u64) as usize]
 }
 
-/// Troubles of one cluster before its primary may go for good.
+/// Troubles of one cluster before its leader may change.
 const FAULTS: usize = 8;
 const SOAK_RATE_PER_S: f64 = 6000.0;
