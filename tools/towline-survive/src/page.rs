@@ -61,7 +61,7 @@ fn matrix(cells: &[CellResult]) -> String {
     let rows = row_names(cells);
     let mut text = "<h2>Acknowledged records that are gone</h2>\n<div class=\"scroll\"><table class=\"matrix\">\n<tr><th>"
         .to_owned();
-    rows.iter().for_each(|name| text += &format!("<th>{}", escape(name)));
+    rows.iter().for_each(|name| text += &format!("<th>{}", escape(name).replace('_', "_<wbr>")));
     for failure in Failure::ALL {
         if !cells.iter().any(|cell| cell.failure == failure) {
             continue;
@@ -106,8 +106,9 @@ fn reads(report: &SurviveReport) -> String {
             escape(&read.note)
         );
     }
-    text + "\n</table>\n<p>Both standbys count, 4 ms away. Under <code>on</code> the record is flushed there and not yet \
-            visible; under <code>remote_apply</code> it is.</p>\n"
+    text + "\n</table>\n<p>Both standbys count, a round trip of 4 ms away, and the primary's disk is the slow one. Under \
+            <code>on</code> the record is flushed on the standby and not yet visible, for it has not heard that the \
+            primary has flushed, too; under <code>remote_apply</code> it is.</p>\n"
 }
 
 /// Bound and largest loss of each window, as bars of one scale: the share of the window.
@@ -172,7 +173,7 @@ fn soak(report: &SurviveReport) -> String {
 }
 
 fn details(cells: &[CellResult]) -> String {
-    let mut text = "<div class=\"scroll\"><table>\n<tr><th>level<th>failure<th>promise<th>runs<th>acknowledged<th>\
+    let mut text = "<div class=\"scroll\"><table class=\"cells\">\n<tr><th>level<th>failure<th>promise<th>runs<th>acknowledged<th>\
                     outcome unknown<th>lost<th>largest loss<th>spread<th>of the window<th>p50<th>p99<th>verdict"
         .to_owned();
     for cell in cells {
@@ -241,7 +242,10 @@ const STYLE: &str = "
 body{background:var(--bg);color:var(--fg);font:15px/1.45 system-ui,sans-serif;margin:0}
 main{max-width:1200px;margin:0 auto;padding:24px}
 h1{font-size:26px;margin:0 0 8px}h2{font-size:19px;margin:32px 0 8px}.lead{font-size:17px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
+.scroll{overflow-x:auto}.scroll th{white-space:normal}.scroll th,.scroll td{padding:3px 6px}
+.matrix{font-size:12px}.cells{font-size:11.5px}.scroll .cells th,.scroll .cells td{padding:3px 4px}
+.matrix th:first-child{min-width:170px}.cells td:nth-child(2),.cells th:nth-child(2){text-align:left}
+table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{border:1px solid var(--line);padding:4px 8px;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{font-weight:600}
 th small{display:block;font-weight:400;color:var(--dim);white-space:normal;max-width:260px}
