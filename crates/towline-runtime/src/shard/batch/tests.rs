@@ -23,6 +23,7 @@ struct Rig {
     batches: Batches,
     handle: Handle,
     flushes: u64,
+    acks: u64,
     writing: Option<(Span, u64)>,
     tickets: Vec<Waiting>,
 }
@@ -62,6 +63,7 @@ impl Rig {
             batches: Batches::new(position),
             handle,
             flushes: 0,
+            acks: 0,
             writing: None,
             tickets: Vec::new(),
         };
@@ -86,7 +88,7 @@ impl Rig {
             now_ns,
             hold_limit_ns: u64::MAX,
             flushes: self.flushes,
-            acks: 0,
+            acks: self.acks,
         };
         self.batches.turn(&mut with).unwrap();
         while let Some(output) = self.brain.poll_output() {
@@ -114,7 +116,10 @@ impl Rig {
             Output::Write { span, epoch } => {
                 assert_eq!(self.writing.replace((span, epoch)), None, "one slot");
             }
-            Output::Ack { ticket, outcome } => assert!(self.shared.slots.complete(ticket, &outcome)),
+            Output::Ack { ticket, outcome } => {
+                self.acks += 1;
+                assert!(self.shared.slots.complete(ticket, &outcome));
+            }
             Output::Freeze { .. } => self.batches.freeze(&mut self.arena),
             Output::Release { below } => {
                 self.arena.release(below.0);
@@ -169,11 +174,12 @@ fn a_free_slot_waits_for_the_clients_that_were_just_acknowledged() {
 fn who_does_not_come_back_at_once_is_not_waited_for() {
     let mut rig = Rig::flushed_batch(T, 4);
     rig.append(1);
-    for at_us in [1, 3, 5, 7] {
-        rig.turn(T + at_us * US);
-        assert_eq!(rig.batches.sealed, 1, "{at_us} us after the flush");
+    let limit_ns = RETURN_LIMIT_NS + 4 * RETURN_NS;
+    for at_ns in (0..limit_ns).step_by(US as usize) {
+        rig.turn(T + at_ns);
+        assert_eq!(rig.batches.sealed, 1, "{at_ns} ns after the flush");
     }
-    rig.turn(T + RETURN_LIMIT_NS);
+    rig.turn(T + limit_ns);
     assert_eq!((rig.batches.sealed, rig.batches.handed_over), (2, 5));
 }
 
