@@ -148,7 +148,7 @@ fn soak(report: &SurviveReport) -> String {
     let Some(soak) = &report.soak else { return String::new() };
     let mut text = format!(
         "<h2>Long run</h2>\n<p class=\"lead\">{} faults in {:.0} s on {} clusters, {} acknowledged records. Lost at \
-         <code>on</code> and above: {}. Doubled, changed, out of order, weaker than asked: {}.</p>\n<table>\n\
+         <code>on</code> and above, under what they survive: {}. Doubled, changed, out of order, weaker than asked: {}.</p>\n<table>\n\
          <tr><th>level<th>clusters<th>acknowledged<th>lost<th>clusters with a loss<th>largest loss<th>notes",
         soak.faults, report.seconds, soak.rounds, soak.acked, soak.lost_at_on_and_above, soak.anomalies
     );
@@ -244,7 +244,7 @@ main{max-width:1200px;margin:0 auto;padding:24px}
 h1{font-size:26px;margin:0 0 8px}h2{font-size:19px;margin:32px 0 8px}.lead{font-size:17px}
 .scroll{overflow-x:auto}.scroll th{white-space:normal}.scroll th,.scroll td{padding:3px 6px}
 .matrix{font-size:12px}.cells{font-size:11.5px}.scroll .cells th,.scroll .cells td{padding:3px 4px}
-.matrix th:first-child{min-width:170px}.cells td:nth-child(2),.cells th:nth-child(2){text-align:left}
+.bars .bar{text-align:left}.matrix th:first-child{min-width:170px}.cells td:nth-child(2),.cells th:nth-child(2){text-align:left}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{border:1px solid var(--line);padding:4px 8px;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{font-weight:600}

@@ -67,7 +67,7 @@ fn soak_text(soak: &SoakResult) -> String {
     }
     align(&mut table, 1);
     let mut text = format!(
-        "{table}\n{} faults on {} clusters; lost at on and above: {}; doubled, changed, out of order: {}\n",
+        "{table}\n{} faults on {} clusters; lost at on and above under what they survive: {}; doubled, changed, out of order: {}\n",
         soak.faults, soak.rounds, soak.lost_at_on_and_above, soak.anomalies
     );
     for row in soak.rows.iter().filter(|row| !row.notes.is_empty()) {
