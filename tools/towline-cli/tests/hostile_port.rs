@@ -1,5 +1,6 @@
 //! A thousand connections that mean no good, or nothing: other protocols, garbage, silence, half a hello a byte at a
-//! time, comings and goings. The log goes on, nothing of theirs is in it, and none of them costs more than 64 KiB.
+//! time, comings and goings, clients that stop in the middle of a record. The log goes on, nothing of theirs is in it,
+//! and none of them costs more than 64 KiB.
 //!
 //! How much of its rate replication keeps is measured, not tested by the way (two cores are needed for the nodes):
 //! `cargo test --release -p towline-cli --test hostile_port -- --ignored --nocapture`
@@ -16,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use support::{Folder, Node, NodePlan};
+use support::{Folder, Node, NodePlan, text};
 use towline::Level;
 use towline::client::{Client, ClientOptions, Outcome};
 use towline_core::format::{Frame, Hello, HelloRole, LogEnd, encode_frame};
@@ -207,6 +208,78 @@ fn a_thousand_bad_connections_cost_little_and_stop_nothing() {
     assert_eq!(primary.tail().len(), appended, "nothing is lost, and nothing of theirs is in the log");
     primary.stop();
     standby.stop();
+}
+
+/// What a client may make a node hold for it is bounded for all of them together: a record of a megabyte that does
+/// not come to its end, from as many clients as are let in.
+#[test]
+fn clients_that_stop_in_a_record_hold_little_memory() {
+    let folder = Folder::new();
+    let node = NodePlan::primary(folder.join("p")).start();
+    append_local(&node);
+    let before = resident_bytes(&node);
+    let append = Frame::Append { request: 1, level: Level::Local, window: None, lengths: vec![1 << 20] };
+    let bytes = [encoded(&hello()), encoded(&append), vec![b'x'; 1_000_000]].concat();
+    let mut clients: Vec<TcpStream> = (0..200)
+        .filter_map(|_| {
+            let mut stream = TcpStream::connect(node.address()).ok()?;
+            stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+            // As much of it as is taken.
+            let _ = stream.write_all(&bytes);
+            Some(stream)
+        })
+        .collect();
+    append_local(&node);
+    let each = resident_bytes(&node).saturating_sub(before) / clients.len() as u64;
+    println!("{each} bytes more are resident for each of {}", clients.len());
+    assert!(each <= BYTES_EACH, "{each} bytes more are resident for each of {}", clients.len());
+    // Those that hold what a long record needs are shown out in time: it gets through among the others.
+    drop(clients.split_off(8));
+    let long = "l".repeat((1 << 20) - 1);
+    node.append("local", std::slice::from_ref(&long));
+    drop(clients);
+    append_local(&node);
+    assert_eq!(node.tail(), ["kept".to_owned(), "kept".to_owned(), long, "kept".to_owned()]);
+    node.stop();
+}
+
+/// Many at once that mean well: what they send is longer than all of it together may be.
+#[test]
+fn long_records_of_many_clients_all_get_through() {
+    let folder = Folder::new();
+    let node = NodePlan::primary(folder.join("p")).start();
+    let sizes = [40_000, 100_000, 500_000, 1 << 20];
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            let address = node.address();
+            scope.spawn(move || {
+                let mut client = Client::connect_with(address, 0, ClientOptions::default()).unwrap();
+                let record = vec![b'a' + number; sizes[usize::from(number) % 4]];
+                for _ in 0..6 {
+                    client.submit(&[&record], Level::Local, None).unwrap();
+                }
+                for _ in 0..6 {
+                    assert!(matches!(client.recv().unwrap().outcome, Outcome::Committed(_)));
+                }
+            });
+        }
+    });
+    let mut lens: Vec<usize> = node.tail().iter().map(String::len).collect();
+    lens.sort_unstable();
+    assert_eq!(lens, sizes.map(|size| [size; 18]).concat());
+    node.stop();
+}
+
+fn append_local(node: &Node) {
+    let deadline = Instant::now() + support::PATIENCE;
+    loop {
+        let output = node.ask_with("append", &["--level=local"], b"kept\n");
+        if output.status.code() == Some(0) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", text(&output.stderr));
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// The rate that is kept, quiet and storm in turns.

@@ -1,6 +1,7 @@
 //! Connections of clients: appends, waits, tails and questions over the socket, pipelined, all bounded.
 
 pub(crate) mod connection;
+mod long_records;
 mod reading;
 pub(crate) mod tickets;
 
@@ -18,6 +19,7 @@ use super::tag::Tag;
 use connection::{Asked, Connection};
 use tickets::ClientTickets;
 
+pub(crate) use long_records::LongRecords;
 pub(crate) use tickets::is_client;
 
 /// The open client connections.
@@ -65,7 +67,8 @@ impl Clients {
         while let Some(connection) = self.open.get_mut(at) {
             connection.drive(core, batches, &mut self.tickets, &mut self.asked);
             if connection.is_gone() {
-                let connection = self.open.swap_remove(at);
+                let mut connection = self.open.swap_remove(at);
+                connection.give_back(core);
                 // Nothing of it is in the ring any more.
                 let _ = core.ring.detach(connection.fd);
             } else {
@@ -144,8 +147,16 @@ impl Clients {
     }
 
     /// Bytes that wait for room, need another turn.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.open.iter().any(Connection::is_waiting)
+    pub(crate) fn is_waiting(&self, long_records: &LongRecords) -> bool {
+        self.open.iter().any(|connection| connection.is_waiting(long_records))
+    }
+
+    /// When a long record has to make room for one that waits.
+    pub(crate) fn next_deadline_ns(&self) -> Option<u64> {
+        self.open
+            .iter()
+            .any(Connection::wants_long)
+            .then(|| self.open.iter().filter_map(Connection::long_until_ns).min())?
     }
 
     pub(crate) fn is_empty(&self) -> bool {

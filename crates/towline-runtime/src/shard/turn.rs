@@ -434,14 +434,17 @@ impl Shard {
         let node = self.core.brain.node.next_deadline_ns();
         let retry = self.is_waiting().then(|| self.last_active_ns + RETRY_NS);
         let stop = self.stop_asked_ns.map(|asked| asked.max(self.last_active_ns + RETRY_NS));
-        [node, retry, stop, self.sessions.next_deadline_ns()].into_iter().flatten().min()
+        [node, retry, stop, self.sessions.next_deadline_ns(), self.clients.next_deadline_ns()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Something could not go on and is tried again, without any event to tell when.
     fn is_waiting(&self) -> bool {
         self.batches.is_waiting()
             || self.sessions.is_waiting()
-            || self.clients.is_waiting()
+            || self.clients.is_waiting(&self.core.long_records)
             || !self.keeping.is_empty()
             || !self.cancels.is_empty()
             || self.core.ring.arena().floor() < self.release_to.0

@@ -10,6 +10,7 @@ use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_FRAME_BYTES};
 use towline_core::types::{Level, Lsn, Span, TicketId, Window};
 use towline_uring::{Completion, PoolBuf, RingFd};
 
+use super::long_records::{LONG_LIMIT, LongRecords};
 use super::reading::{Piece, Reading, refuse_span};
 use super::tickets::{ClientTickets, Waiting};
 use crate::clock::now_ns;
@@ -29,8 +30,14 @@ pub(crate) struct Connection {
     pub(crate) id: u64,
     pub(crate) fd: RingFd,
     socket: OwnedFd,
-    /// Bytes that arrived and are not dealt with; never more than one append and a frame.
+    /// Bytes that arrived and are not dealt with: its own part, or one long append.
     arrived: Vec<u8>,
+    /// The length of the append at the head of `arrived`, when not all of it has arrived.
+    incomplete: Option<usize>,
+    /// What it holds of the memory for long records, and since when.
+    long: Option<(usize, u64)>,
+    /// It waits for that.
+    wants_long: bool,
     buf: Option<PoolBuf>,
     receiving: bool,
     out: Outgoing,
@@ -69,8 +76,8 @@ pub(crate) enum Asked {
 enum Step {
     /// It was dealt with; this many bytes of payload went with it.
     Done(usize),
-    /// Not all of it is there.
-    More,
+    /// Not all of its payload is there, which is this many bytes.
+    More(usize),
     /// There is no room in the log at the moment: the connection waits with it.
     Stalled,
 }
@@ -82,6 +89,9 @@ impl Connection {
             fd,
             socket,
             arrived: Vec::new(),
+            incomplete: None,
+            long: None,
+            wants_long: false,
             buf: None,
             receiving: false,
             out: Outgoing::default(),
@@ -119,6 +129,13 @@ impl Connection {
         if self.state == State::Open {
             self.parse(core, batches, tickets, asked);
             self.take_read();
+            let long = self.long.filter(|_| !self.stalled);
+            if long.is_some_and(|(_, since_ns)| core.long_records.is_overdue(since_ns, core.now_ns)) {
+                self.refuse(
+                    RefusalCode::Busy,
+                    format!("a long record did not come to its end within {LONG_LIMIT:?}, and others wait"),
+                );
+            }
         }
         match self.state {
             State::Dead => return,
@@ -153,16 +170,46 @@ impl Connection {
 
     /// The next receive, unless the client has to take answers, or give way, first: backpressure over TCP.
     fn receive(&mut self, core: &mut Core) {
-        let full = self.arrived.len() >= MAX_ARRIVED;
+        self.wants_long = false;
         let behind = self.out.queued_bytes() > MAX_ANSWERS || self.unanswered >= MAX_UNANSWERED;
-        if self.receiving || self.stalled || full || behind || self.state != State::Open {
+        if self.receiving || self.stalled || behind || self.state != State::Open {
+            return;
+        }
+        let limit = self.arrived_limit(core);
+        if self.arrived.len() >= limit {
+            // For whoever has room.
+            self.buf = None;
             return;
         }
         let Some(buf) = self.buf.take().or_else(|| core.client_bufs.get()) else { return };
-        let room = buf.len().min(MAX_ARRIVED - self.arrived.len());
+        let room = buf.len().min(limit - self.arrived.len());
         match core.ring.recv_buf(self.fd, buf, 0..room, Tag::ClientRecv(self.id).pack()) {
             Ok(()) => self.receiving = true,
             Err(_) => self.fail(),
+        }
+    }
+
+    /// How much may have arrived and not be dealt with. An append that is longer than a connection's own part takes
+    /// memory that all share, for itself and nothing behind it.
+    fn arrived_limit(&mut self, core: &mut Core) -> usize {
+        let incomplete = self.incomplete.filter(|bytes| *bytes > OWN_BYTES);
+        if incomplete.is_none() {
+            self.give_back(core);
+        }
+        let Some(bytes) = incomplete else { return OWN_BYTES };
+        if self.long.is_none() && core.long_records.take(bytes, core.now_ns) {
+            self.long = Some((bytes, core.now_ns));
+            self.arrived.reserve_exact(bytes - self.arrived.len());
+        }
+        self.wants_long = self.long.is_none();
+        if self.wants_long { OWN_BYTES } else { bytes }
+    }
+
+    /// Gives its memory for a long record back.
+    pub(crate) fn give_back(&mut self, core: &mut Core) {
+        self.wants_long = false;
+        if let Some((bytes, _)) = self.long.take() {
+            core.long_records.give_back(bytes);
         }
     }
 
@@ -170,6 +217,10 @@ impl Connection {
         self.receiving = false;
         match (completion.result, completion.buf) {
             (Ok(count), Some(buf)) if count > 0 => {
+                if self.arrived.capacity() < OWN_BYTES {
+                    // At once: a vector that doubles would hold twice what a connection may.
+                    self.arrived.reserve_exact(OWN_BYTES - self.arrived.len());
+                }
                 self.arrived.extend_from_slice(&buf[..count as usize]);
                 // Back to the pool while nothing is received: an idle connection holds its own small part only.
                 self.buf = Some(buf);
@@ -193,6 +244,7 @@ impl Connection {
     ) {
         let mut at = 0;
         self.stalled = false;
+        self.incomplete = None;
         let arrived = std::mem::take(&mut self.arrived);
         while self.state == State::Open
             && self.unanswered < MAX_UNANSWERED
@@ -213,7 +265,16 @@ impl Connection {
             let payload = &bytes[decoded.consumed..];
             match self.handle(decoded.frame, payload, core, batches, tickets, asked) {
                 Step::Done(payload_bytes) => at += decoded.consumed + payload_bytes,
-                Step::More => break,
+                Step::More(bytes) => {
+                    let bytes = decoded.consumed.saturating_add(bytes);
+                    if bytes > MAX_ARRIVED {
+                        let message =
+                            format!("an append of {bytes} bytes, where {MAX_APPEND_BYTES} are the most");
+                        self.refuse(RefusalCode::Protocol, message);
+                    }
+                    self.incomplete = Some(bytes);
+                    break;
+                }
                 Step::Stalled => {
                     self.stalled = true;
                     break;
@@ -222,7 +283,7 @@ impl Connection {
         }
         self.arrived = arrived;
         self.arrived.drain(..at);
-        if self.arrived.is_empty() && self.arrived.capacity() > KEPT_BYTES {
+        if self.arrived.is_empty() && self.arrived.capacity() > OWN_BYTES {
             self.arrived = Vec::new();
         }
     }
@@ -239,7 +300,7 @@ impl Connection {
         match frame {
             Frame::Append { request, level, window, lengths } => {
                 let total: usize = lengths.iter().map(|len| *len as usize).sum();
-                let Some(payload) = payload.get(..total) else { return Step::More };
+                let Some(payload) = payload.get(..total) else { return Step::More(total) };
                 return match self.append(request, level, window, &lengths, payload, core, batches, tickets) {
                     Ok(()) => Step::Done(total),
                     Err(AppendError::Full(_)) => Step::Stalled,
@@ -450,8 +511,20 @@ impl Connection {
     }
 
     /// It has something that the next turn can go on with.
-    pub(crate) fn is_waiting(&self) -> bool {
-        self.stalled
+    pub(crate) fn is_waiting(&self, long_records: &LongRecords) -> bool {
+        let has_room = self.incomplete.is_some_and(|bytes| long_records.has(bytes));
+        self.stalled || (self.wants_long && has_room)
+    }
+
+    /// It waits for memory that others hold.
+    pub(crate) fn wants_long(&self) -> bool {
+        self.wants_long
+    }
+
+    /// When its long record has to make room for others.
+    pub(crate) fn long_until_ns(&self) -> Option<u64> {
+        let (_, since_ns) = self.long.filter(|_| self.state == State::Open && !self.stalled)?;
+        Some(since_ns + LONG_LIMIT.as_nanos() as u64 + 1)
     }
 
     /// Something was read, and the client takes bytes.
@@ -461,9 +534,9 @@ impl Connection {
 }
 
 /// One append, its frame, and what came with the same receive.
-const MAX_ARRIVED: usize = MAX_APPEND_BYTES as usize + 2 * MAX_FRAME_BYTES + (64 << 10);
-/// A connection that is at rest keeps this much.
-const KEPT_BYTES: usize = 64 << 10;
+pub(super) const MAX_ARRIVED: usize = MAX_APPEND_BYTES as usize + 2 * MAX_FRAME_BYTES + (64 << 10);
+/// What every connection may hold of what its client sent: an append of 32 KiB and its frame.
+const OWN_BYTES: usize = 34 << 10;
 const MAX_UNANSWERED: usize = 4096;
 /// Answers that may wait for a client before nothing more is taken from it.
 const MAX_ANSWERS: usize = 1 << 20;
