@@ -493,7 +493,7 @@ fn seeds() -> Vec<Seed> {
             Kind::HealedTooEarly,
             Box::new(move |history: &mut Vec<Event>| {
                 // A turn before: within one, a standby may go while the gate's word is on its way.
-                let at = place_of(history, &healed);
+                let at = place_of(history, healed);
                 let gone = [Event::Live { peer: 0, live: false }, Event::Tick { now_ns: 10_020_000 }];
                 history.splice(at..at, gone);
             }),
