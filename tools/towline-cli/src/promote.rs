@@ -64,7 +64,8 @@ struct SetFlags {
     /// The other nodes, the former primary among them: the new primary ships to them
     #[arg(long, value_name = "NAME=HOST:PORT,...", value_delimiter = ',', required = true)]
     standbys: Vec<String>,
-    /// The sync rule of the new primary [default: the one in the log]
+    /// The sync rule of the new primary [default: the one in the log]. One that asks for fewer standbys comes into force
+    /// only once the old rule agrees, and one of its standbys now leads: keep the number, or use --force
     #[arg(long, value_name = "RULE")]
     sync_rule: Option<String>,
     /// Give up after so long

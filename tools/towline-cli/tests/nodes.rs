@@ -323,3 +323,52 @@ fn an_orphan_stops_when_its_input_ends() {
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_tail_over_a_line_that_falls_silent_ends_no_sooner() {
+    let folder = Folder::new();
+    let node = NodePlan::primary(folder.join("p")).start();
+    let lines: Vec<String> = (0..6).map(|n| format!("{n} {}", "w".repeat(200_000))).collect();
+    node.append("local", &lines);
+    let line = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("--address={}", line.local_addr().unwrap());
+    // Two connections: one asks for the end, the other follows.
+    let halting = std::thread::spawn({
+        let to = node.address();
+        move || {
+            let pairs: Vec<_> = (0..2)
+                .map(|_| {
+                    let (near, _) = line.accept().unwrap();
+                    let far = std::net::TcpStream::connect(to).unwrap();
+                    let up = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                    [
+                        std::thread::spawn(move || forward(up.0, up.1)),
+                        std::thread::spawn(move || forward(far, near)),
+                    ]
+                })
+                .collect();
+            pairs.into_iter().flatten().for_each(|direction| direction.join().unwrap());
+        }
+    });
+    let output = support::towline_with(&["tail", &address], b"");
+    halting.join().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).lines().collect::<Vec<_>>(), lines);
+    node.stop();
+}
+
+/// Halts for longer than any pause that could be taken for the end, once in the middle of the records.
+fn forward(mut from: std::net::TcpStream, mut to: std::net::TcpStream) {
+    use std::io::Read;
+    let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        if passed < 400_000 && passed + read >= 400_000 {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+        }
+        passed += read;
+        if to.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Write);
+}

@@ -98,6 +98,11 @@ impl Tail {
         }
     }
 
+    /// Where it stands when it has given all that may be read now.
+    pub(crate) fn end_reached(&self) -> Option<Lsn> {
+        (self.at >= self.limit()).then_some(self.at)
+    }
+
     fn limit(&self) -> Lsn {
         limit(&self.handle, self.safe)
     }

@@ -55,13 +55,14 @@ impl ClientTail {
     pub fn next_batch(&mut self) -> Result<TailRecords, ClientError> {
         loop {
             let hour = Instant::now() + Duration::from_secs(3600);
-            if let Some(batch) = self.next_before(hour)? {
+            if let Some(batch) = self.next_before(hour)?.filter(|batch| !batch.bytes.is_empty()) {
                 return Ok(batch);
             }
         }
     }
 
-    /// Waits for the next batch, at most `timeout`; `None` when none came.
+    /// Waits for the next batch, at most `timeout`; `None` when none came. A batch without bytes says that all there
+    /// is has come; silence alone does not.
     ///
     /// # Errors
     /// As [`ClientTail::next_batch`].

@@ -1,7 +1,7 @@
 //! `towline tail`: the records of a log as lines.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use towline::Lsn;
@@ -9,7 +9,7 @@ use towline::client::{ClientOptions, TailRecords};
 
 use super::Target;
 use super::status::readable_end;
-use crate::exit::Outcome;
+use crate::exit::{Code, Failure, Outcome};
 use crate::out;
 use crate::units::parse_lsn;
 
@@ -59,15 +59,27 @@ pub(crate) fn tail(args: TailArgs) -> Outcome {
     let mut stdout = out::stdout();
     let mut tail = args.target.connect(options())?.tail(args.from, args.unsafe_too)?;
     let mut at = args.from;
+    let mut heard = Instant::now();
     while end.is_none_or(|end| at < end) {
         match tail.next_batch_timeout(QUIET)? {
+            // All there is: the log ends in batches without records.
+            Some(batch) if batch.bytes.is_empty() && !args.follow => break,
             Some(batch) => {
                 print_batch(&mut stdout, &batch, args.format)?;
                 at = batch.next;
+                heard = Instant::now();
             }
-            // Shown before sleeping; and without --follow, a log that ends in batches without records is at its end.
+            // Shown before sleeping.
             None if args.follow => stdout.flush()?,
-            None => break,
+            None if heard.elapsed() < PATIENCE => {}
+            None => {
+                stdout.flush()?;
+                let error = anyhow::anyhow!(
+                    "the node sent nothing for {} s; what was printed ends at {at}: go on with --from {at}",
+                    PATIENCE.as_secs()
+                );
+                return Err(Failure::new(Code::Unavailable, error));
+            }
         }
     }
     stdout.flush()?;
@@ -76,6 +88,8 @@ pub(crate) fn tail(args: TailArgs) -> Outcome {
 
 /// How long nothing comes before what was printed is flushed.
 const QUIET: Duration = Duration::from_millis(200);
+/// A node that owes records and sends none for so long is not waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn print_batch(to: &mut impl Write, batch: &TailRecords, format: Format) -> io::Result<()> {
     batch

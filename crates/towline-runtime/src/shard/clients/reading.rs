@@ -32,13 +32,24 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Follows the log's records.
+    /// Follows the log's records. A batch without any says that all there was has been sent: silence alone may only
+    /// mean that a disk or a processor is slow.
     pub(super) fn records(mut tail: Tail, core: &Core) -> std::io::Result<Reading> {
         let shared = Arc::clone(&core.shared);
         Reading::start(move |to, stopped| {
+            let mut said = None;
             while !stopped.load(Ordering::Acquire) {
                 let Some(batch) = tail.next_within(TAIL_LOOK) else { return };
-                let Some(batch) = batch.transpose() else { continue };
+                let batch = match batch.transpose() {
+                    Some(batch) => batch,
+                    None => match tail.end_reached().filter(|end| said != Some(*end)) {
+                        Some(end) => {
+                            said = Some(end);
+                            Ok(TailBatch { start: end, next: end, bytes: Bytes::new() })
+                        }
+                        None => continue,
+                    },
+                };
                 let failed = batch.is_err();
                 let piece = batch.map(Piece::Records).map_err(|error: TailError| error.to_string());
                 if to.send(piece).is_err() {
