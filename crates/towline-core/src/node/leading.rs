@@ -150,6 +150,7 @@ impl Node {
     /// The history entry is durable: lead.
     pub(super) fn lead(&mut self) {
         let Some(entry) = self.meta.get().history.last() else { return };
+        let asked = self.asked();
         // What the gate found while nobody led here is void.
         self.settle_gate();
         self.gate.begin_term(self.tail.flushed());
@@ -163,7 +164,7 @@ impl Node {
         self.rules.install(&mut self.gate);
         self.begin_rules();
         self.begin_shipping(entry.term, entry.start);
-        self.end_promotion(entry.term, entry.start);
+        self.end_promotion(entry.term, entry.start, &asked);
     }
 
     /// The rule of the configuration: in force at once in a log that has neither a record nor a rule (a new one, or

@@ -27,7 +27,10 @@ impl Node {
             self.out.push_back(Output::Paused { request, result: Err(why.to_owned()) });
             return;
         }
-        self.pause = Some(Pause { request: Some(request), until_ns: self.now_ns.saturating_add(limit_ns) });
+        self.pause = Some(Pause {
+            request: Some(request),
+            until_ns: self.now_ns.saturating_add(limit_ns.min(MAX_PAUSE_NS)),
+        });
         // An open batch is closed by the driver, as before a roll: `BatchSealed` says so.
         if let Role::Leading(leading) = &mut self.role
             && leading.batch != Batch::Open
@@ -79,3 +82,6 @@ impl Node {
         }
     }
 }
+
+/// A pause that nobody ends is over after this, whatever was asked for: ten minutes.
+const MAX_PAUSE_NS: u64 = 600_000_000_000;

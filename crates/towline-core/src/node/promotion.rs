@@ -30,6 +30,14 @@ pub(super) struct Promotion {
     adopters: Vec<String>,
 }
 
+/// What a candidate knew before it led.
+pub(super) struct Asked {
+    /// Its log end, as it was before the new term.
+    own: Option<LogEnd>,
+    /// How many standbys had to stand behind the term, by the rules that may have acknowledged.
+    needed: usize,
+}
+
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 enum Stage {
     Probing,
@@ -278,7 +286,11 @@ impl Node {
             None if self.config.fresh || self.config.alone => {
                 Candidacy::new(term, led, self.peers.len(), (0, 0))
             }
-            None => Candidacy::new(term, led, self.peers.len(), self.rules.synchronous()),
+            // A list that was made shorter must not make the quorum smaller than what may have acknowledged without it.
+            None => {
+                let set = self.peers.len().max(usize::from(self.meta.get().set_size));
+                Candidacy::new(term, led, set, self.rules.synchronous())
+            }
         }
     }
 
@@ -378,17 +390,26 @@ impl Node {
     }
 
     /// It leads.
-    pub(super) fn end_promotion(&mut self, term: Term, start: Lsn) {
-        let warnings = self.promotion_warnings(start);
+    pub(super) fn end_promotion(&mut self, term: Term, start: Lsn, asked: &Asked) {
+        let warnings = self.promotion_warnings(start, asked);
         let Some(promotion) = self.promotion.take() else { return };
         let result = Ok(Promoted { term, start, adopters: promotion.adopters, warnings });
         self.out.push_back(Output::Promoted { request: promotion.request.request, result });
     }
 
-    fn promotion_warnings(&self, start: Lsn) -> Vec<String> {
+    /// What the candidate knew before it led: the rule it brings would hide what was needed.
+    pub(super) fn asked(&self) -> Asked {
+        let own = match &self.role {
+            Role::Restarting(restart) => Some(restart.end),
+            _ => None,
+        };
+        Asked { own, needed: quorum(self.promotion_set(), self.rules.synchronous().0) }
+    }
+
+    fn promotion_warnings(&self, start: Lsn, asked: &Asked) -> Vec<String> {
         let Some(promotion) = &self.promotion else { return Vec::new() };
         let mut warnings = Vec::new();
-        let needed = quorum(self.promotion_set(), self.rules.synchronous().0);
+        let needed = asked.needed;
         if promotion.request.force && promotion.adopters.len() + 1 < needed {
             warnings.push(format!(
                 "forced: {} of {needed} standbys stand behind this term; what was acknowledged at a remote level may be \
@@ -396,9 +417,12 @@ impl Node {
                 promotion.adopters.len() + 1
             ));
         }
-        for heard in promotion.heard.iter().filter(|heard| heard.end.flushed > start) {
+        // Ahead by its last term, too, whatever its length: what only it has is not in this log.
+        let is_ahead = |end: LogEnd| end.flushed > start || asked.own.is_some_and(|own| end > own);
+        for heard in promotion.heard.iter().filter(|heard| is_ahead(heard.end)) {
             warnings.push(format!(
-                "'{}' has log up to {}, and this term starts at {start}: the rest is cut from it when it follows, and a copy kept there",
+                "'{}' has log up to {}, and this term starts at {start}: what only it has is cut from it when it \
+                 follows, and a copy kept there; a former primary that knows it to be acknowledged halts instead",
                 self.peers[heard.index].name, heard.end.flushed
             ));
         }

@@ -107,7 +107,7 @@ impl Node {
         let overlap = place(end) >= offer.log_start && place(offer.log_end) >= own_start;
         let Some(fork) = fork.filter(|_| overlap) else {
             let message = format!(
-                "this log spans {own_start} to {end}, the sender's starts at {}, and they have no byte in common: make the standby anew from a snapshot",
+                "this log spans {own_start} to {end}, the sender's starts at {}, and they have no byte in common: empty the standby's directory and start it again",
                 offer.log_start
             );
             return self.refuse_source(session, message);

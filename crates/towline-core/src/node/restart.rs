@@ -14,7 +14,7 @@ use crate::types::{HistoryError, Lsn, NodeId, SessionId, Term, TermHistory};
 pub(super) struct Restart {
     candidacy: Candidacy,
     /// The log end as it was before the new term, or after the tail was fetched.
-    end: LogEnd,
+    pub(super) end: LogEnd,
     phase: Phase,
     /// What the operator was last told.
     told: String,

@@ -458,7 +458,7 @@ impl Node {
         let place = self.config.geometry.batch_place(from);
         if place < self.segments.log_start() || place > self.tail.next_batch() {
             let message = format!(
-                "the standby is at {from}, this log spans {} to {}: it must be made anew from a snapshot",
+                "the standby is at {from}, this log spans {} to {}: empty its directory and start it again",
                 self.segments.log_start(),
                 self.tail.end().lsn
             );
