@@ -49,8 +49,8 @@ enum Command {
     ///
     /// Prints `mounted DIR over BELOW` when it can be used. Ctrl-C, SIGTERM and
     /// `powercut unmount` make everything durable, as a clean shutdown does, and
-    /// unmount; SIGKILL is a cut that keeps nothing. Mounts that killed processes left
-    /// behind are cleaned first.
+    /// unmount; SIGKILL is a cut that keeps nothing. A mount that a killed process left
+    /// there is cleaned first.
     #[command(verbatim_doc_comment)]
     Mount(MountArguments),
     /// Cut the power: drop what was not flushed
@@ -210,7 +210,7 @@ fn run(command: Command) -> Result<()> {
 fn mount(arguments: &MountArguments) -> Result<()> {
     // Before the mount, so that no signal finds it without a handler.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers")?;
-    for path in clean_dead_mounts()? {
+    for path in clean_dead_mounts(&arguments.dir)? {
         eprintln!("powercut: cleaned a dead mount at {}", path.display());
     }
     std::fs::create_dir_all(&arguments.over).with_context(|| arguments.over.display().to_string())?;
@@ -246,13 +246,14 @@ fn unmount(path: &Path) -> Result<()> {
         Ok(remote) => Ok(remote.unmount()?),
         Err(error) => {
             // It may be one whose process was killed.
-            let cleaned = clean_dead_mounts()?;
-            let wanted = std::path::absolute(path)?;
-            if cleaned.contains(&wanted) {
-                println!("cleaned a dead mount at {}", path.display());
-                return Ok(());
+            let cleaned = clean_dead_mounts(path)?;
+            if cleaned.is_empty() {
+                return Err(error.into());
             }
-            Err(error.into())
+            for path in cleaned {
+                println!("cleaned a dead mount at {}", path.display());
+            }
+            Ok(())
         }
     }
 }

@@ -141,14 +141,14 @@ impl Stopper {
 
 impl Mount {
     /// Mounts at `mountpoint`, an empty directory, over `backing`, which holds what is durable and nothing else.
-    /// Mounts that killed processes left behind are cleaned first.
+    /// A mount that a killed process left there is cleaned first.
     ///
     /// # Errors
     /// [`MountError`]; nothing is left mounted.
     pub fn start(mountpoint: &Path, backing: &Path, options: &MountOptions) -> Result<Self, MountError> {
         check(options)?;
         mountpoint::can_mount().map_err(MountError::Unavailable)?;
-        mountpoint::clean_dead_mounts().map_err(|e| session_error(mountpoint, e))?;
+        mountpoint::clean_dead_mounts(mountpoint).map_err(|e| session_error(mountpoint, e))?;
         let (mountpoint, backing) = check_places(mountpoint, backing)?;
         let backing_error = |source| MountError::Backing { path: backing.clone(), source };
         let mut disk = Disk::open(&backing, options.limit_bytes, options.alignment).map_err(backing_error)?;

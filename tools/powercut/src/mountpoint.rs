@@ -45,18 +45,30 @@ pub(crate) fn explain(error: &io::Error) -> Option<String> {
     })
 }
 
-/// Unmounts what killed processes left behind, as far as this user may; returns where.
+/// Unmounts what killed processes left behind at `place` and below, as far as this user may; returns where. What is
+/// dead elsewhere belongs to somebody else, who may be about to look at it.
 ///
 /// # Errors
 /// The list of mounts cannot be read.
-pub fn clean_dead_mounts() -> io::Result<Vec<PathBuf>> {
+pub fn clean_dead_mounts(place: &Path) -> io::Result<Vec<PathBuf>> {
+    let place = real_path(place)?;
     let mut cleaned = Vec::new();
     for path in mounts()?.into_iter().filter_map(|mount| mount.ours.then_some(mount.path)) {
-        if is_dead(&path) && detach(&path).is_ok() {
+        if path.starts_with(&place) && is_dead(&path) && detach(&path).is_ok() {
             cleaned.push(path);
         }
     }
     Ok(cleaned)
+}
+
+/// The path as the kernel's list of mounts has it, also of a dead mount, of which nothing can be asked.
+fn real_path(path: &Path) -> io::Result<PathBuf> {
+    let path = std::path::absolute(path)?;
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), _, _) => Ok(real),
+        (Err(_), Some(parent), Some(name)) if is_dead(&path) => Ok(parent.canonicalize()?.join(name)),
+        _ => Ok(path),
+    }
 }
 
 /// A mount whose process is gone.

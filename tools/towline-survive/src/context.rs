@@ -23,10 +23,9 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Takes the work folder over, and cleans away what a killed run has left in it and mounted anywhere.
+    /// Takes the work folder over, and cleans away what a killed run has left in it and mounted there.
     pub(crate) fn open(program: &Path, work: &Path, stop: Arc<AtomicBool>) -> Result<Context> {
         powercut::can_mount().map_err(powercut::MountError::Unavailable)?;
-        powercut::clean_dead_mounts().map_err(SurviveError::file(work, "dead mounts cannot be cleaned"))?;
         fs::create_dir_all(work).map_err(SurviveError::file(work, "cannot be made"))?;
         let work = work.canonicalize().map_err(SurviveError::file(work, "cannot be found"))?;
         let path = work.join("lock");
@@ -35,6 +34,8 @@ impl Context {
             let text = format!("{}: another run works there; give this one another --dir", work.display());
             return Err(SurviveError::Usage(text));
         }
+        powercut::clean_dead_mounts(&work)
+            .map_err(SurviveError::file(&work, "dead mounts cannot be cleaned"))?;
         clean(&work);
         Ok(Context { program: program.to_owned(), stop, work, next_folder: AtomicU32::new(0), _lock: lock })
     }

@@ -56,6 +56,10 @@ pub(crate) fn a_killed_mount_is_a_cut_and_is_cleaned() {
     assert!(is_mounted(&folder.mount), "dead, and still there");
     let error = fails(powercut(&["status"], &folder.mount));
     assert!(error.contains("no powercut is mounted there"), "{error}");
+    // One elsewhere lets it be: it may be somebody else's.
+    let elsewhere = Folder::new();
+    drop(Running::start(&elsewhere, &[]));
+    assert!(is_mounted(&folder.mount), "cleaned from elsewhere");
     // The next one cleans the place, and finds what was durable.
     let again = Running::start(&folder, &[]);
     assert_eq!(fs::read(folder.mount.join("file")).unwrap(), b"durable");
