@@ -2,7 +2,7 @@
 //!
 //! It moves bytes between an arena, files and sockets through one raw io_uring, and knows nothing of
 //! records, terms or standbys: a position is a plain `u64`, the LSN of the log above. It never retries
-//! a failed write, never allocates per operation, and never lets safe code touch memory that the
+//! a failed write, never allocates for a write or a send, and never lets safe code touch memory that the
 //! kernel may still write. Start at [`Ring`]; it owns the [`ArenaOwner`] and hands out completions.
 //!
 //! # Who owns the memory, until when

@@ -30,11 +30,11 @@ impl DirLock {
         let io = |source| LockError::Io { path: path.clone(), source };
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
-        let deadline = Instant::now() + wait;
+        let began = Instant::now();
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { file }),
-                Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => sleep(RETRY),
+                Err(Errno::WOULDBLOCK | Errno::INTR) if began.elapsed() < wait => sleep(RETRY),
                 Err(Errno::WOULDBLOCK | Errno::INTR) => {
                     return Err(LockError::Locked { dir: dir.to_owned() });
                 }

@@ -170,7 +170,7 @@ impl Ring {
     /// [`RingError`]; some may have been cancelled.
     pub fn cancel(&mut self, tag: u64) -> Result<(), RingError> {
         let named: Vec<_> = self.ops.tagged(tag).collect();
-        for (name, _) in named {
+        for name in named {
             self.make_room(1)?;
             let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(name)).build().user_data(IGNORED);
             // SAFETY: the entry points to nothing.

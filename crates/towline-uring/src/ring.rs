@@ -22,9 +22,9 @@ use crate::wake::EventFd;
 /// Sizes of a ring.
 #[derive(Clone, Copy, Debug)]
 pub struct RingConfig {
-    /// Operations that may be in flight at a time. A tight memlock limit may make it fewer.
+    /// Operations that may be in flight at a time, 8 to 16,384. A tight memlock limit may make it fewer.
     pub depth: u32,
-    /// Entries of the fixed-file table.
+    /// Entries of the fixed-file table, 8 to 16,384.
     pub files: u32,
 }
 

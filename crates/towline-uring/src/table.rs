@@ -113,10 +113,10 @@ impl OpTable {
     }
 
     /// Names of the operations in flight with this tag.
-    pub(crate) fn tagged(&self, tag: u64) -> impl Iterator<Item = (u64, Kind)> {
+    pub(crate) fn tagged(&self, tag: u64) -> impl Iterator<Item = u64> {
         (0..self.slots.len() as u32).filter_map(move |index| {
             let slot = &self.slots[index as usize];
-            (slot.used && slot.tag == tag).then(|| (self.user_data(index), slot.kind))
+            (slot.used && slot.tag == tag).then(|| self.user_data(index))
         })
     }
 

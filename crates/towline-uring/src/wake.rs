@@ -25,12 +25,10 @@ impl EventFd {
     /// Adds one and wakes who waits.
     ///
     /// # Errors
-    /// The kernel's; a full counter (it wakes anyway) is no error.
+    /// The kernel's.
     pub fn write(&self) -> io::Result<()> {
-        match rustix::io::write(&self.fd, &1u64.to_ne_bytes()) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.fd, &1u64.to_ne_bytes()))?;
+        Ok(())
     }
 
     /// Waits until the counter is not zero, takes it and returns it.
@@ -50,7 +48,11 @@ impl EventFd {
     pub fn try_read(&self) -> io::Result<Option<u64>> {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if rustix::event::poll(&mut fds, Some(&now))? == 0 { Ok(None) } else { self.read().map(Some) }
+        if rustix::io::retry_on_intr(|| rustix::event::poll(&mut fds, Some(&now)))? == 0 {
+            Ok(None)
+        } else {
+            self.read().map(Some)
+        }
     }
 
     /// A second descriptor of the same counter.
