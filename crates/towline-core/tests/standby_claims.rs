@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd};
+use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd, RefusalCode};
 use towline_core::log::Recovered;
 use towline_core::node::{Input, Node, NodeConfig, Output};
 use towline_core::types::{
@@ -72,19 +72,23 @@ impl Standby {
     }
 
     fn hello(&mut self, node: u64) {
+        self.hello_of(node, LOG, GEOMETRY);
+    }
+
+    fn hello_of(&mut self, node: u64, log: LogId, geometry: Geometry) -> Vec<Output> {
         self.feed(Input::Accepted { session: UPSTREAM });
         self.frame(Frame::Hello(Hello {
             versions: (1, 1),
             role: HelloRole::Upstream,
             shard: 0,
-            log: LOG,
-            geometry: GEOMETRY,
+            log,
+            geometry,
             node: NodeId(node),
             name: format!("n{node}"),
             nonce: 1,
             adopted: term(1, 100),
             end: LogEnd::default(),
-        }));
+        }))
     }
 
     /// Node 100 streams its log of one batch.
@@ -206,4 +210,45 @@ fn written_is_what_a_killed_process_would_find_again() {
     let outputs = standby(true, false).receive_one();
     let is_kept = reported(&outputs).is_none_or(|(written, _)| written == START);
     assert!(is_kept, "without its segment's salt it could not be taken over: {outputs:?}");
+}
+
+fn refusal(outputs: &[Output]) -> Option<RefusalCode> {
+    outputs.iter().find_map(|output| match output {
+        Output::Frame { frame: Frame::Refused { code, .. }, .. } => Some(*code),
+        _ => None,
+    })
+}
+
+#[test]
+fn an_empty_standby_takes_no_log_that_cannot_be() {
+    let empty = || Standby::new(Lsn(0), TermHistory::default(), |config, _| config.log = LogId::default());
+    let takes = |outputs: &[Output]| outputs.iter().any(|output| matches!(output, Output::AdoptLog { .. }));
+    for (segment_bytes, in_flight_bytes) in [(0, 0), (8 << 20, 0), (12 << 20, 16 << 20), (8 << 20, u64::MAX)]
+    {
+        let geometry = Geometry { segment_bytes, in_flight_bytes };
+        let outputs = empty().hello_of(100, LOG, geometry);
+        assert_eq!(refusal(&outputs), Some(RefusalCode::OtherGeometry), "{geometry:?}: {outputs:?}");
+        assert!(!takes(&outputs));
+    }
+    let outputs = empty().hello_of(100, LogId::default(), GEOMETRY);
+    assert_eq!(refusal(&outputs), Some(RefusalCode::OtherLog), "{outputs:?}");
+    assert!(takes(&empty().hello_of(100, LOG, GEOMETRY)));
+}
+
+#[test]
+fn a_tail_is_fetched_from_where_a_batch_can_begin() {
+    let own = history(&[(term(1, 100), START)]);
+    let mut standby = Standby::new(START.plus(8192), own, |_, _| {});
+    standby.hello(101);
+    let outputs = standby.frame(Frame::Fetch { from: START.plus(1) });
+    assert_eq!(refusal(&outputs), Some(RefusalCode::Resync), "{outputs:?}");
+    let outputs = standby.frame(Frame::Fetch { from: START.plus(4096) });
+    assert!(
+        !outputs.iter().any(|output| matches!(output, Output::Send { .. })),
+        "the session was told to go"
+    );
+    let mut standby = Standby::new(START.plus(8192), history(&[(term(1, 100), START)]), |_, _| {});
+    standby.hello(101);
+    let outputs = standby.frame(Frame::Fetch { from: START.plus(4096) });
+    assert!(outputs.iter().any(|output| matches!(output, Output::Send { .. })), "{outputs:?}");
 }

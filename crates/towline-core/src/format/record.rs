@@ -11,8 +11,7 @@ use std::fmt;
 use crc_fast::{CrcAlgorithm, Digest};
 
 use crate::types::limits::{
-    MAX_APPEND_BYTES, MAX_NAME_BYTES, MAX_RECORD_BYTES, MAX_RULE_BYTES, RECORD_ALIGN_BYTES,
-    RECORD_HEADER_BYTES,
+    MAX_APPEND_BYTES, MAX_RECORD_BYTES, MAX_RULE_BYTES, RECORD_ALIGN_BYTES, RECORD_HEADER_BYTES,
 };
 
 /// What a record is. Zero is no kind, so that zeros are never records.
@@ -159,10 +158,7 @@ const LEN_MASK: u32 = (1 << KIND_SHIFT) - 1;
 /// Small enough for the first-level cache (source and destination together), large enough to sum at full speed.
 const COPY_CHUNK_BYTES: usize = 8192;
 
-const _: () = {
-    assert!(MAX_APPEND_BYTES <= LEN_MASK as u64);
-    assert!(MAX_NAME_BYTES <= u8::MAX as usize);
-};
+const _: () = assert!(MAX_APPEND_BYTES <= LEN_MASK as u64);
 
 #[cfg(test)]
 mod tests {

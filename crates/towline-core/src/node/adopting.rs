@@ -100,7 +100,8 @@ impl Node {
     /// A restarted primary lacks a tail that this node has flushed: it gets a bounded piece, and asks again.
     pub(super) fn handle_fetch(&mut self, session: SessionId, from: Lsn) {
         let flushed = self.own_flushed();
-        if self.config.geometry.batch_place(from) < self.segments.log_start() || from > flushed {
+        let is_here = self.config.geometry.batch_place(from) >= self.segments.log_start() && from <= flushed;
+        if !is_here || !from.is_block_start() {
             return self.refuse(session, RefusalCode::Resync, format!("nothing to fetch at {from}"));
         }
         let next = self.segments.stored_from(from, flushed, 0).start;

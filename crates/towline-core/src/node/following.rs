@@ -254,6 +254,15 @@ impl Node {
         if hello.node == self.config.node {
             return self.refuse(session, RefusalCode::Busy, "a node cannot be its own standby".to_owned());
         }
+        if self.config.log.is_unset() {
+            // What the first upstream names becomes this directory's log: nothing that no log can be.
+            if hello.log.is_unset() {
+                return self.refuse(session, RefusalCode::OtherLog, "an upstream without a log".to_owned());
+            }
+            if let Err(impossible) = hello.geometry.check() {
+                return self.refuse(session, RefusalCode::OtherGeometry, impossible.to_string());
+            }
+        }
         // A node has one session: an older one is what a half-open connection left behind.
         let older: Vec<SessionId> = self
             .following

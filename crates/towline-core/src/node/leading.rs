@@ -516,10 +516,10 @@ impl Node {
 
     /// The application needs nothing below; standbys hold it back up to the limit.
     pub(super) fn handle_trim(&mut self, below: Lsn) {
-        self.rules_trim(below.min(self.last_flushed_byte()));
+        self.trim_below(below.min(self.last_flushed_byte()));
     }
 
-    fn rules_trim(&mut self, below: Lsn) {
+    fn trim_below(&mut self, below: Lsn) {
         let farthest = Lsn(self.tail.end().lsn.0.saturating_sub(self.config.hold_bytes));
         let flushed = self.last_flushed_byte();
         let held = self.slowest_standby().unwrap_or(flushed).max(farthest).min(flushed);
@@ -539,7 +539,7 @@ impl Node {
     /// A standby that held a trim back may have moved on.
     fn retry_trim(&mut self) {
         if self.segments.trim_is_held() {
-            self.rules_trim(Lsn(0));
+            self.trim_below(Lsn(0));
         }
     }
 }

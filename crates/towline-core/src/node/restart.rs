@@ -1,5 +1,6 @@
-//! A primary that was restarted (or a standby that is promoted): it takes a new term, asks who may be asked, fetches what it lacks, and leads only
-//! when rule 3 of SEMANTICS section 4 is met. Until then appends are refused as unavailable, `local` ones too.
+//! A primary that was restarted (or a standby that is promoted): it takes a new term, asks who may be asked, fetches
+//! what it lacks, and leads only when rule 3 (or 2) of SEMANTICS section 4 is met. Until then appends are refused as
+//! unavailable, `local` ones too.
 
 use super::meta_keeper::AfterMeta;
 use super::receiving::{Offer, SourceKind};

@@ -456,7 +456,7 @@ impl Node {
         let peer = self.peers[index].index;
         // A log that ends with a segment goes on behind the next one's header.
         let place = self.config.geometry.batch_place(from);
-        if place < self.segments.log_start() || place > self.tail.next_batch() {
+        if place < self.segments.log_start() || place > self.tail.next_batch() || !from.is_block_start() {
             let message = format!(
                 "the standby is at {from}, this log spans {} to {}: empty its directory and start it again",
                 self.segments.log_start(),

@@ -39,7 +39,6 @@ pub struct Progress {
     watermarks: StandbyWatermarks,
     /// The highest flushed LSN that this node has reported in this term, over all sessions.
     flushed_high: Lsn,
-    failing: bool,
     excluded: bool,
 }
 
@@ -57,7 +56,6 @@ impl Progress {
             credit: Lsn(0),
             watermarks: StandbyWatermarks::default(),
             flushed_high: Lsn(0),
-            failing: false,
             excluded: false,
         }
     }
@@ -75,7 +73,6 @@ impl Progress {
         self.credit = Lsn(0);
         // Watermarks count per session: what an earlier one said may have been lost with the process.
         self.watermarks = StandbyWatermarks::default();
-        self.failing = false;
     }
 
     /// The standby has cut to the fork point and wants bytes from `from` on: up to there the logs are equal.
@@ -145,7 +142,6 @@ impl Progress {
         self.flushed_high = marks.flushed.lsn;
         let more_credit = report.credit > self.credit;
         self.credit = report.credit;
-        self.failing = report.failing;
         Ok(ReportEffect { counts: self.counted(), advanced, more_credit })
     }
 
@@ -223,11 +219,6 @@ impl Progress {
     /// The highest flushed LSN that this node has reported in this term: retention is held back for it.
     pub fn flushed_high(&self) -> Lsn {
         self.flushed_high
-    }
-
-    /// Whether it said that it cannot flush any more.
-    pub fn is_failing(&self) -> bool {
-        self.failing
     }
 
     /// Whether it lost durable data, and must be made anew.

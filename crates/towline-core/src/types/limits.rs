@@ -48,7 +48,7 @@ pub const MAX_NAME_BYTES: usize = 63;
 pub const MAX_RULE_BYTES: usize = 1024;
 /// Bytes of a control frame's body at most.
 pub const MAX_FRAME_BYTES: usize = 4096;
-/// Bytes of an unauthenticated connection's buffer at most.
+/// Bytes of a connection's buffer before its hello at most.
 pub const MAX_HELLO_BYTES: usize = 4096;
 /// Tickets that may wait at once, per shard.
 pub const MAX_TICKETS: usize = 1 << 16;
@@ -74,5 +74,4 @@ const _: () = {
     assert!(MIN_ARENA_BYTES >= 2 * MAX_BATCH_BYTES && MIN_ARENA_BYTES.is_power_of_two());
     assert!(MAX_SEND_BYTES <= MIN_ARENA_BYTES / 4);
     assert!(MAX_FRAME_BYTES >= MAX_RULE_BYTES + MAX_NAME_BYTES);
-    assert!(META_COPY_BYTES as usize >= 512 + MAX_TERM_HISTORY * 24 + MAX_STANDBYS * 96 + MAX_RULE_BYTES);
 };

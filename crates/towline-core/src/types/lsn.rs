@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::{BLOCK_BYTES, SEGMENT_HEADER_BYTES};
+use super::limits::{
+    BLOCK_BYTES, MAX_BATCH_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SEGMENT_HEADER_BYTES,
+};
 
 /// Byte position in one log. Segment and offset follow from it by arithmetic ([`Geometry`]).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
@@ -92,6 +94,23 @@ pub struct Geometry {
 }
 
 impl Geometry {
+    /// Refuses sizes that no log can have.
+    ///
+    /// # Errors
+    /// What is wrong, and which sizes would do.
+    pub fn check(self) -> Result<(), GeometryError> {
+        let Geometry { segment_bytes, in_flight_bytes } = self;
+        let fits = (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes);
+        if !segment_bytes.is_power_of_two() || !fits {
+            return Err(GeometryError::Segment { bytes: segment_bytes });
+        }
+        let fits = (LEAST_IN_FLIGHT_BYTES..=MAX_SEGMENT_BYTES).contains(&in_flight_bytes);
+        if !in_flight_bytes.is_multiple_of(BLOCK_BYTES) || !fits {
+            return Err(GeometryError::InFlight { bytes: in_flight_bytes });
+        }
+        Ok(())
+    }
+
     /// Sequence number of the segment that holds `lsn`.
     pub fn segment_of(self, lsn: Lsn) -> u64 {
         lsn.0 / self.segment_bytes
@@ -122,3 +141,25 @@ impl Geometry {
         if self.offset_of(lsn) == 0 { lsn.plus(SEGMENT_HEADER_BYTES) } else { lsn }
     }
 }
+
+/// Sizes that no log can have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum GeometryError {
+    /// Of a segment.
+    #[error("segments of {bytes} bytes: use a power of two from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES}")]
+    Segment {
+        /// The size given.
+        bytes: u64,
+    },
+    /// Of what may be in flight.
+    #[error(
+        "{bytes} bytes in flight: use a multiple of {BLOCK_BYTES} from {LEAST_IN_FLIGHT_BYTES} to {MAX_SEGMENT_BYTES}"
+    )]
+    InFlight {
+        /// The size given.
+        bytes: u64,
+    },
+}
+
+/// One of the largest batches on its way, and the next.
+const LEAST_IN_FLIGHT_BYTES: u64 = 2 * MAX_BATCH_BYTES;

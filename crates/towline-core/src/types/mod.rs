@@ -11,7 +11,7 @@ mod window;
 
 pub use id::{LogId, NodeId, PeerIndex, SessionId, TicketId};
 pub use level::Level;
-pub use lsn::{Geometry, Lsn, Span};
+pub use lsn::{Geometry, GeometryError, Lsn, Span};
 pub use meta::{Meta, RegisteredStandby};
 pub use term::{HistoryError, Term, TermHistory, TermStart};
 pub use watermarks::{Position, StandbyWatermarks};

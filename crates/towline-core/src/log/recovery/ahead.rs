@@ -55,8 +55,7 @@ impl Look<'_> {
             let file_end =
                 self.geometry.segment_start(*seq).plus(state.bytes.min(self.geometry.segment_bytes));
             // Behind X itself, whose own header may be sound.
-            let start = first.max(at.plus(BLOCK_BYTES).min(file_end));
-            let start = if at < first { first } else { start };
+            let start = if at < first { first } else { at.plus(BLOCK_BYTES).min(file_end) };
             let end = if *seq == own { file_end } else { first.plus(2 * MAX_BATCH_BYTES).max(limit_end) };
             let salt = state.ours().map(|header| header.salt);
             self.search(&mut window, *seq, Span::new(start, end.min(file_end)), salt, &mut ahead)?;
