@@ -106,7 +106,18 @@ impl Door {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
+        for _ in 0..MAX_STRANGERS {
+            let socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) =>
+                {
+                    continue;
+                }
+                // No descriptor is left: the port stays readable, and a look at once would find it so again.
+                Err(_) => return std::thread::sleep(ACCEPT_PAUSE),
+            };
             if self.waiting.len() >= MAX_STRANGERS {
                 // The oldest has had its chance: a flood of silent connections keeps nobody out for long.
                 self.waiting.remove(0);
@@ -211,3 +222,4 @@ impl Stranger {
 const MAX_STRANGERS: usize = 256;
 const HELLO_LIMIT: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);

@@ -1,12 +1,12 @@
 //! Prometheus text, and a small responder that serves it with a status page on a port of its own.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::exposure::EXPOSURE_BOUNDS_BYTES;
 use crate::status::{ShardStatus, Status};
@@ -197,9 +197,11 @@ impl Responder {
                 if stopped.load(Ordering::Acquire) {
                     return;
                 }
-                if let Ok(socket) = socket {
+                match socket {
                     // A caller that goes away has its answer or does not want it.
-                    let _ = answer(socket, &status);
+                    Ok(socket) => drop(answer(socket, &status)),
+                    // No descriptor is left: at once, the port would be found as it is.
+                    Err(_) => std::thread::sleep(ACCEPT_PAUSE),
                 }
             }
         })?;
@@ -229,7 +231,12 @@ fn answer(mut socket: TcpStream, status: &impl Fn() -> Status) -> std::io::Resul
     socket.set_write_timeout(Some(REQUEST_LIMIT))?;
     let mut request = [0; MAX_REQUEST_BYTES];
     let mut len = 0;
+    let asked = Instant::now();
     while len < request.len() && !request[..len].windows(4).any(|end| end == b"\r\n\r\n") {
+        if asked.elapsed() > REQUEST_LIMIT {
+            // Others wait: byte by byte, one caller would keep them off for hours.
+            return Err(ErrorKind::TimedOut.into());
+        }
         match socket.read(&mut request[len..])? {
             0 => break,
             count => len += count,
@@ -312,5 +319,7 @@ fn html(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
+/// For a whole request, and for each read and write of it.
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const MAX_REQUEST_BYTES: usize = 4096;

@@ -150,6 +150,29 @@ fn a_client_appends_pipelined_waits_asks_and_tails() {
     node.stop().unwrap();
 }
 
+/// A pause and the word that ends it, in one piece: the other way round the log would stand still until its limit.
+#[test]
+fn what_a_client_asks_for_is_done_in_its_order() {
+    let folder = folder();
+    let (node, address) = open_node(&folder);
+    let mut client = Client::connect(address, 0);
+    assert!(matches!(client.next(), Some((Frame::WelcomeClient { .. }, _))));
+    let mut both = Vec::new();
+    encode_frame(&Frame::Pause { request: 1, limit_ms: 600_000 }, &mut both).unwrap();
+    encode_frame(&Frame::Resume { request: 2 }, &mut both).unwrap();
+    client.socket.write_all(&both).unwrap();
+    for _ in 0..2 {
+        let answer = client.next();
+        assert!(matches!(answer, Some((Frame::Paused { .. } | Frame::Done { .. }, _))), "{answer:?}");
+    }
+    client.send(&Frame::Append { request: 3, level: Level::Local, window: None, lengths: vec![1] }, b"x");
+    match client.next() {
+        Some((Frame::Appended { request: 3, outcome: Outcome::Committed(_) }, _)) => {}
+        other => panic!("{other:?}"),
+    }
+    node.stop().unwrap();
+}
+
 #[test]
 fn what_is_no_towline_is_told_so_and_shut_out() {
     let folder = folder();
@@ -261,6 +284,30 @@ fn the_status_page_and_the_metrics_are_served() {
     assert!(status.shards[0].is_leading());
     assert!(get("/").contains("<h1>p</h1>"));
     assert!(get("/other").starts_with("HTTP/1.1 404"));
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_caller_that_dribbles_keeps_nobody_from_the_metrics_for_long() {
+    let folder = folder();
+    let mut options = primary(&folder.path().join("p"));
+    options.metrics = Some(any_port());
+    let node = start(options);
+    let address = node.metrics_address().unwrap();
+    let mut slow = TcpStream::connect(address).unwrap();
+    let dribble = std::thread::spawn(move || {
+        let began = Instant::now();
+        while began.elapsed() < LIMIT && slow.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        began.elapsed()
+    });
+    let mut caller = TcpStream::connect(address).unwrap();
+    caller.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    caller.read_to_string(&mut text).unwrap();
+    assert!(text.contains("# TYPE"), "{text}");
+    assert!(dribble.join().unwrap() < LIMIT, "it was shut out");
     node.stop().unwrap();
 }
 

@@ -5,6 +5,7 @@ mod long_records;
 mod reading;
 pub(crate) mod tickets;
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use rustix::net::SendFlags;
@@ -27,7 +28,8 @@ pub(crate) struct Clients {
     open: Vec<Connection>,
     next_id: u64,
     tickets: ClientTickets,
-    asked: Vec<(u64, Asked)>,
+    /// In the order in which it was asked: a client's next request may undo the one before.
+    asked: VecDeque<(u64, Asked)>,
     shards: u16,
 }
 
@@ -37,7 +39,7 @@ impl Clients {
             open: Vec::with_capacity(16),
             next_id: 1,
             tickets: ClientTickets::new(),
-            asked: Vec::new(),
+            asked: VecDeque::new(),
             shards,
         }
     }
@@ -79,7 +81,7 @@ impl Clients {
 
     /// What clients ask of the shard.
     pub(crate) fn next_asked(&mut self) -> Option<(u64, Asked)> {
-        self.asked.pop()
+        self.asked.pop_front()
     }
 
     pub(crate) fn complete(&mut self, tag: Tag, completion: Completion) {

@@ -1,5 +1,6 @@
 //! One client's connection.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -124,7 +125,7 @@ impl Connection {
         core: &mut Core,
         batches: &mut Batches,
         tickets: &mut ClientTickets,
-        asked: &mut Vec<(u64, Asked)>,
+        asked: &mut VecDeque<(u64, Asked)>,
     ) {
         if self.state == State::Open {
             self.parse(core, batches, tickets, asked);
@@ -240,7 +241,7 @@ impl Connection {
         core: &mut Core,
         batches: &mut Batches,
         tickets: &mut ClientTickets,
-        asked: &mut Vec<(u64, Asked)>,
+        asked: &mut VecDeque<(u64, Asked)>,
     ) {
         let mut at = 0;
         self.stalled = false;
@@ -295,7 +296,7 @@ impl Connection {
         core: &mut Core,
         batches: &mut Batches,
         tickets: &mut ClientTickets,
-        asked: &mut Vec<(u64, Asked)>,
+        asked: &mut VecDeque<(u64, Asked)>,
     ) -> Step {
         match frame {
             Frame::Append { request, level, window, lengths } => {
@@ -314,28 +315,28 @@ impl Connection {
                 match tickets.begin(Waiting { client: self.id, request }) {
                     Some(ticket) => {
                         self.unanswered += 1;
-                        asked.push((self.id, Asked::Wait { ticket, lsn, level }));
+                        asked.push_back((self.id, Asked::Wait { ticket, lsn, level }));
                     }
                     None => return Step::Stalled,
                 }
             }
-            Frame::Tail { from, unsafe_too } => asked.push((self.id, Asked::Tail { from, unsafe_too })),
+            Frame::Tail { from, unsafe_too } => asked.push_back((self.id, Asked::Tail { from, unsafe_too })),
             Frame::ReadLog { start, end } => {
-                asked.push((self.id, Asked::ReadLog { span: Span { start, end } }));
+                asked.push_back((self.id, Asked::ReadLog { span: Span { start, end } }));
             }
-            Frame::SetRule { request, rule } => asked.push((self.id, Asked::SetRule { request, rule })),
-            Frame::Trim { request, below } => asked.push((self.id, Asked::Trim { request, below })),
+            Frame::SetRule { request, rule } => asked.push_back((self.id, Asked::SetRule { request, rule })),
+            Frame::Trim { request, below } => asked.push_back((self.id, Asked::Trim { request, below })),
             Frame::Promote { request, standbys, rule, force, timeout_ms } => {
                 let standbys = standbys.into_iter().map(|(name, address)| PeerAddress { name, address });
                 let (standbys, timeout) = (standbys.collect(), Duration::from_millis(timeout_ms));
                 let promotion = Promotion { standbys, rule, force, timeout };
-                asked.push((self.id, Asked::Promote { request, promotion }));
+                asked.push_back((self.id, Asked::Promote { request, promotion }));
             }
             Frame::Pause { request, limit_ms } => {
-                asked.push((self.id, Asked::Pause { request, limit: Duration::from_millis(limit_ms) }));
+                asked.push_back((self.id, Asked::Pause { request, limit: Duration::from_millis(limit_ms) }));
             }
-            Frame::Resume { request } => asked.push((self.id, Asked::Resume { request })),
-            Frame::StatusRequest => asked.push((self.id, Asked::Status)),
+            Frame::Resume { request } => asked.push_back((self.id, Asked::Resume { request })),
+            Frame::StatusRequest => asked.push_back((self.id, Asked::Status)),
             Frame::Heartbeat { .. } => {}
             _ => self.refuse(RefusalCode::Protocol, "a client does not send this frame".to_owned()),
         }
