@@ -141,7 +141,7 @@ pub enum StartError {
         /// Why.
         source: RingError,
     },
-    /// The state machine refused its configuration.
+    /// The shard did not come to work.
     #[error("shard {shard}: {why}")]
     Node {
         /// The shard.

@@ -88,13 +88,14 @@ impl RunningNode {
         let mut running = RunningNode { name, handles, threads: Vec::new(), listener, responder: None };
         for seed in seeds {
             let (up, started): (_, Receiver<Result<(), StartError>>) = bounded(1);
+            let shard = seed.number();
             // An early return drops `running`, which stops the shards before this one.
             let thread = carry(seed, up)?;
             running.threads.push(thread);
             match started.recv() {
                 Ok(result) => result?,
                 Err(_) => {
-                    return Err(StartError::Node { shard: 0, why: "its thread ended at once".to_owned() });
+                    return Err(StartError::Node { shard, why: "its thread ended at once".to_owned() });
                 }
             }
         }

@@ -70,7 +70,7 @@ pub struct NodeOptions {
     pub hold_limit: Duration,
     /// How long an idle shard spins before it parks.
     pub spin: Duration,
-    /// How long a connection may be silent before a heartbeat; three times as long, and it is dead.
+    /// How long a connection may be silent before a heartbeat; four times as long, and it is dead.
     pub heartbeat: Duration,
     /// Record every input and output of each shard's state machine into `<path>.<shard>`, to be replayed.
     pub record_inputs: Option<PathBuf>,
@@ -203,7 +203,7 @@ impl NodeOptions {
                 self.arena_bytes
             ));
         }
-        if self.retention_bytes < 2 * self.segment_bytes {
+        if self.retention_bytes < self.segment_bytes.saturating_mul(2) {
             return refuse(format!(
                 "retention_bytes: {} is less than two segments of {}",
                 self.retention_bytes, self.segment_bytes
@@ -211,6 +211,9 @@ impl NodeOptions {
         }
         if self.heartbeat < Duration::from_millis(10) {
             return refuse("heartbeat: shorter than 10 ms".to_owned());
+        }
+        if self.heartbeat > MAX_HEARTBEAT {
+            return refuse(format!("heartbeat: longer than {MAX_HEARTBEAT:?}"));
         }
         if self.spin > MAX_SPIN {
             return refuse(format!("spin: longer than {MAX_SPIN:?}"));
@@ -237,6 +240,8 @@ impl fmt::Debug for NodeOptions {
 
 /// Shards of one node at most.
 pub const MAX_SHARDS: u16 = 64;
+/// A peer that is gone is noticed after four of them.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(3600);
 /// Longer spinning helps nobody.
 const MAX_SPIN: Duration = Duration::from_millis(100);
 /// One kernel operation moves at most this much, so that no span of a larger arena would be of use.

@@ -11,7 +11,10 @@ use common::*;
 use towline_core::format::walk_headers;
 use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_RECORD_BYTES};
 use towline_core::types::{Level, Lsn};
-use towline_runtime::{AppendError, AppliedBatch, Apply, ApplyError, RunningNode, TailError};
+use towline_runtime::{
+    AppendError, AppliedBatch, Apply, ApplyError, HandOverError, Promotion, RunningNode, StartError,
+    TailError,
+};
 
 #[test]
 fn what_is_too_long_or_empty_is_refused_and_the_largest_fits() {
@@ -286,4 +289,26 @@ fn a_recorded_run_replays_to_the_same_outputs() {
     assert_ne!(tape, other);
     std::fs::write(folder.path().join("other"), other).unwrap();
     assert!(towline_runtime::replay(&folder.path().join("other")).is_err());
+}
+
+#[test]
+fn the_longest_times_mean_for_ever() {
+    let folder = folder();
+    let node = start(primary(&folder.path().join("p")));
+    let log = leading(&node);
+    assert!(log.wait_leading(Duration::MAX));
+    let committed = log.append(b"x", Level::Local, None).unwrap().wait_timeout(Duration::MAX).unwrap();
+    let mut tail = log.tail(Lsn(0), true).unwrap();
+    assert_eq!(tail.next_within(Duration::MAX).unwrap().unwrap().unwrap().start, committed.lsn);
+    assert!(log.pause(Duration::MAX).unwrap() >= committed.end);
+    log.resume().unwrap();
+    let promotion = Promotion { standbys: Vec::new(), rule: None, force: false, timeout: Duration::MAX };
+    assert!(matches!(log.promote(promotion), Err(HandOverError::Refused(_))), "it leads already");
+    node.stop().unwrap();
+    let mut options = primary(&folder.path().join("q"));
+    options.heartbeat = Duration::MAX;
+    assert!(matches!(RunningNode::start(options, None), Err(StartError::Options(_))));
+    let mut options = primary(&folder.path().join("q"));
+    options.segment_bytes = 1 << 63;
+    assert!(RunningNode::start(options, None).is_err());
 }

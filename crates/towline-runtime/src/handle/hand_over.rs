@@ -33,7 +33,7 @@ impl Handle {
     /// has changed for anybody.
     pub fn promote(&self, promotion: Promotion) -> Result<Promoted, HandOverError> {
         let reply = Arc::new(Reply::default());
-        let limit = promotion.timeout + PATIENCE;
+        let limit = promotion.timeout.saturating_add(PATIENCE);
         let command = Command::Promote { promotion, reply: Arc::clone(&reply) };
         if !self.shared.command_waiting(command) {
             return Err(HandOverError::Stopped);
@@ -52,7 +52,7 @@ impl Handle {
         if !self.shared.command_waiting(command) {
             return Err(HandOverError::Stopped);
         }
-        answered(&reply, limit + PATIENCE)
+        answered(&reply, limit.saturating_add(PATIENCE))
     }
 
     /// Takes appends again after a pause; does nothing without one.

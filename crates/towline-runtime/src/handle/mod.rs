@@ -25,6 +25,7 @@ pub use hand_over::Promotion;
 pub use tail::{Tail, TailBatch};
 pub use ticket::Ticket;
 
+use crate::clock::deadline;
 use crate::error::{AppendError, RuleError, TailError};
 use crate::status::ShardStatus;
 use crate::storage::Segments;
@@ -168,7 +169,7 @@ impl Handle {
 
     /// Waits until this shard leads; false when `timeout` came first, or the node ended.
     pub fn wait_leading(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         loop {
             if self.is_leading() {
                 return true;
@@ -186,7 +187,7 @@ impl Handle {
     }
 
     pub(crate) fn wait_mark(&self, timeout: Duration, reached: impl Fn() -> bool) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         let spin = Instant::now() + SPIN;
         while Instant::now() < spin {
             if reached() {

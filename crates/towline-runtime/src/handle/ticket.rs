@@ -14,6 +14,7 @@ use towline_core::types::{Lsn, TicketId};
 
 use super::shared::{Command, ShardShared};
 use super::slots::SlotState;
+use crate::clock::deadline;
 use crate::error::TicketError;
 
 /// A pending append (or a `wait` for a position). Dropping it gives up the answer, not the record.
@@ -85,7 +86,7 @@ impl Ticket {
     /// # Errors
     /// [`TicketError`]; `Indeterminate` when the time is over: the record may be in the log or not.
     pub fn wait_timeout(mut self, limit: Duration) -> Result<Committed, TicketError> {
-        self.wait_until(Some(Instant::now() + limit)).unwrap_or_else(|| {
+        self.wait_until(Some(deadline(limit))).unwrap_or_else(|| {
             Err(TicketError::Indeterminate(format!("no acknowledgement within {limit:?}")))
         })
     }

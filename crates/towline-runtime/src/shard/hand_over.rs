@@ -9,6 +9,7 @@ use towline_core::node::{Input, PromoteRequest, Promoted};
 use towline_core::types::Lsn;
 
 use super::Shard;
+use crate::clock::ns_of;
 use crate::handle::hand_over::Promotion;
 use crate::handle::shared::Reply;
 
@@ -73,14 +74,14 @@ impl Shard {
             standbys: names,
             rule: promotion.rule,
             force: promotion.force,
-            timeout_ns: promotion.timeout.as_nanos() as u64,
+            timeout_ns: ns_of(promotion.timeout),
         }));
     }
 
     pub(super) fn pause(&mut self, limit: Duration, asker: PauseAsker) {
         let request = self.hand_overs.number();
         self.hand_overs.pauses.insert(request, asker);
-        self.core.brain.handle(Input::Pause { request, limit_ns: limit.as_nanos() as u64 });
+        self.core.brain.handle(Input::Pause { request, limit_ns: ns_of(limit) });
     }
 
     /// `Output::Promoted`.

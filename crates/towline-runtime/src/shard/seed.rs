@@ -24,7 +24,7 @@ use super::writes::{SLOTS, Writes};
 use super::{About, Counters, Shard};
 use crate::apply::{Applier, Apply};
 use crate::batch_reader::BatchReader;
-use crate::clock::now_ns;
+use crate::clock::{now_ns, ns_of};
 use crate::error::StartError;
 use crate::handle::shared::ShardShared;
 use crate::handle::{Handle, Readers};
@@ -185,8 +185,8 @@ impl ShardSeed {
             counters: Counters::default(),
             event,
             event_armed: false,
-            hold_limit_ns: options.hold_limit.as_nanos() as u64,
-            spin_ns: options.spin.as_nanos() as u64,
+            hold_limit_ns: ns_of(options.hold_limit),
+            spin_ns: ns_of(options.spin),
             last_active_ns: core.now_ns,
             usual_gap_ns: 1_000_000_000,
             timer_ns: None,
@@ -278,7 +278,7 @@ fn node_config(
         rule: options.sync_rule.clone(),
         unmet: match options.unmet {
             Unmet::Stall => NodeUnmet::Stall,
-            Unmet::DegradeAfter(after) => NodeUnmet::DegradeAfter { ns: after.as_nanos() as u64 },
+            Unmet::DegradeAfter(after) => NodeUnmet::DegradeAfter { ns: ns_of(after) },
         },
         flush_depth: options.flush_depth.unwrap_or(opened.calibration.flush_depth),
         arena_bytes: options.arena_bytes,
@@ -286,7 +286,7 @@ fn node_config(
         prepare_ahead: options.prepare_segments,
         retention_bytes: options.retention_bytes,
         hold_bytes: options.hold_bytes,
-        heartbeat_ns: options.heartbeat.as_nanos() as u64,
+        heartbeat_ns: ns_of(options.heartbeat),
         applies,
         apply_safe: options.apply_safe,
         ..NodeConfig::default()

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use towline_core::types::limits::{
-    BLOCK_BYTES, IN_FLIGHT_BYTES, MAX_BATCH_BYTES, MAX_NAME_BYTES, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES,
-    SEGMENT_BYTES,
-};
+use towline_core::types::limits::{IN_FLIGHT_BYTES, MAX_NAME_BYTES, SEGMENT_BYTES};
 use towline_core::types::{Geometry, LogId, NodeId};
 use towline_uring::{FileMode, WritePrimitive};
 
@@ -114,22 +111,5 @@ fn check_name(name: &str) -> Result<(), OpenError> {
 }
 
 pub(crate) fn check_geometry(geometry: Geometry) -> Result<(), OpenError> {
-    let Geometry { segment_bytes, in_flight_bytes } = geometry;
-    if !segment_bytes.is_power_of_two() || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes) {
-        let why = format!(
-            "segments of {segment_bytes} bytes: use a power of two from {MIN_SEGMENT_BYTES} to {MAX_SEGMENT_BYTES}"
-        );
-        return Err(OpenError::BadOptions { why });
-    }
-    let least = 2 * MAX_BATCH_BYTES;
-    if in_flight_bytes < least
-        || !in_flight_bytes.is_multiple_of(BLOCK_BYTES)
-        || in_flight_bytes > MAX_SEGMENT_BYTES
-    {
-        let why = format!(
-            "{in_flight_bytes} bytes in flight: use a multiple of {BLOCK_BYTES} from {least} to {MAX_SEGMENT_BYTES}"
-        );
-        return Err(OpenError::BadOptions { why });
-    }
-    Ok(())
+    geometry.check().map_err(|impossible| OpenError::BadOptions { why: impossible.to_string() })
 }

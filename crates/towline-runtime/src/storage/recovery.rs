@@ -1,8 +1,8 @@
 //! Recovery at open: the core judges the end of the log, this carries the verdict out.
 //!
-//! Order: flush the files → scan → fetch what is damaged from the nodes named for it → take over what a killed process left in its arena → record the span that goes →
-//! keep a copy → zero → flush → scan again. A crash between any two of these leaves a log that recovers to the same
-//! end; a corrupt log is left as it was found.
+//! Order: flush the files → scan → fetch what is damaged from the nodes named for it → take over what a killed process
+//! left in its arena → record the span that goes → keep a copy → zero → flush → scan again. A crash between any two of
+//! these leaves a log that recovers to the same end; a corrupt log is left as it was found.
 
 use towline_core::format::{FORMAT_VERSION, MAX_UNFINISHED, SEGMENT_VERSION, SegmentHeader, SegmentVerdict};
 use towline_core::log::Recovered;
