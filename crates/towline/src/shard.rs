@@ -198,10 +198,12 @@ impl Shard {
     }
 
     /// Changes who counts: `FIRST k (a, b)`, `ANY k (a, b)`, `*`, or an empty text for nobody. Returns the version of
-    /// the rule when it is in force: when the change is safe under the old rule and the new one.
+    /// the rule when it is in force: when the change is safe under the old rule and the new one. Waits for that at
+    /// most 10 s.
     ///
     /// # Errors
-    /// [`RuleError`]: a rule that cannot be read, or not be met by the standbys configured.
+    /// [`RuleError`]: a rule that cannot be read, or not be met by the standbys configured; or one that is in the log
+    /// and not in force in time, and will be when the standbys of both rules are there.
     pub fn set_rule(&self, rule: &str) -> Result<u64, RuleError> {
         self.handle.set_rule(rule)
     }

@@ -12,8 +12,8 @@ use towline_runtime::TailError;
 use crate::record::{Record, Records};
 
 /// The records of a log, one after the other, without an end: an iterator that blocks and a
-/// [`Stream`](futures_core::Stream) that does not. Payloads are `Bytes` straight from the arena's copy of the batch
-/// or the mapped segment; a segment that a payload still refers to is not recycled.
+/// [`Stream`](futures_core::Stream) that does not. Each batch is copied once, out of the arena or the mapped
+/// segment; the payloads of a batch share that copy, which lives as long as one of them, and hold no segment back.
 pub struct Tail {
     batches: towline_runtime::Tail,
     records: Option<Records>,
