@@ -262,11 +262,14 @@ fn an_adoption_is_said_only_when_it_is_durable_to_whomever_asks() {
 }
 
 #[test]
-fn a_batch_that_does_not_follow_halts() {
+fn a_batch_that_does_not_follow_ends_the_session() {
     let mut standby = Probe::standby(START.0 + 4096);
     standby.hello(1, 100);
     standby.stream(1, term(1, 100), OLD(), START.0 + 8192);
-    assert!(halted(&standby.receive(1, term(1, 100), START.0 + 4096, 78)));
+    let outputs = standby.receive(1, term(1, 100), START.0 + 4096, 78);
+    assert!(refused(&outputs, RefusalCode::Resync) && !halted(&outputs));
+    let writes = |output: &Output| matches!(output, Output::Write { .. });
+    assert!(!has(&standby.feed(Input::Tick { now_ns: 2 }), writes), "nothing of it is taken");
 }
 
 #[test]

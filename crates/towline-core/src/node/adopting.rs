@@ -5,7 +5,7 @@ use super::{Node, Output, Source as Bytes};
 use crate::bugs::{Bug, bug};
 use crate::format::{Frame, LogEnd, RefusalCode};
 use crate::replication::single_leader::may_adopt;
-use crate::types::limits::MAX_SEND_BYTES;
+use crate::types::limits::{MAX_SEND_BYTES, MAX_TERM_LEAP};
 use crate::types::{Lsn, SessionId, Span, Term};
 
 /// A tail that a restarted primary asked for.
@@ -18,6 +18,23 @@ pub(super) struct FetchService {
 }
 
 impl Node {
+    /// A term of this frame that nobody can have reached by counting from what this node knows.
+    pub(super) fn leap(&self, frame: &Frame) -> Option<Term> {
+        let farthest = self.meta.get().adopted.number.saturating_add(MAX_TERM_LEAP);
+        let (first, second) = match frame {
+            Frame::Hello(hello) => (hello.adopted, hello.end.last_term),
+            Frame::Welcome(welcome) => (welcome.adopted, welcome.end.last_term),
+            Frame::Adopt { term, end } => (*term, end.last_term),
+            Frame::Adopted { term, end, .. } => (*term, end.last_term),
+            Frame::NotAdopted { adopted, end, .. } => (*adopted, end.last_term),
+            Frame::Stream { term, .. } | Frame::Report { term, .. } | Frame::Heartbeat { term } => {
+                (*term, *term)
+            }
+            _ => return None,
+        };
+        Some(first.max(second)).filter(|term| term.number > farthest)
+    }
+
     /// Rule 1. What is refused at once needs no flush; what may be adopted is compared again when everything
     /// received is flushed, because bytes in flight make this node's own log longer.
     pub(super) fn handle_adopt(&mut self, session: SessionId, term: Term, end: LogEnd) {

@@ -78,7 +78,7 @@ impl RuleBook {
     fn promoted(&mut self, wanted: Option<&String>, forced: bool) {
         let newest = self.pending.clone().unwrap_or_else(|| self.in_force.clone());
         let next = match wanted {
-            Some(rule) if *rule != newest.1 => (newest.0 + 1, rule.clone()),
+            Some(rule) if *rule != newest.1 => (newest.0.saturating_add(1), rule.clone()),
             _ => newest,
         };
         let k = SyncRule::parse(&next.1).ok().flatten().map_or(0, |rule| usize::from(rule.k));
@@ -210,7 +210,8 @@ impl Node {
         if let Some((pending, _)) = &self.rules.pending {
             return Err(format!("sync rule version {pending} is not in force yet"));
         }
-        let version = self.rules.in_force.0 + 1;
+        let next = self.rules.in_force.0.checked_add(1);
+        let version = next.ok_or_else(|| "the sync rule has had every version there is".to_owned())?;
         self.gate.check_rule(version, parsed.as_ref()).map_err(|refused| refused.to_string())?;
         let written = parsed.as_ref().map(ToString::to_string).unwrap_or_default();
         self.rules.pending = Some((version, written.clone()));

@@ -10,7 +10,7 @@ use super::{Event, Node, Output, Role};
 use crate::bugs::{Bug, bug};
 use crate::format::{BatchHeader, BatchKind, Frame, RefusalCode};
 use crate::replication::single_leader::fork_of;
-use crate::types::limits::BLOCK_BYTES;
+use crate::types::limits::{BLOCK_BYTES, MAX_LSN};
 use crate::types::{Lsn, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory};
 
 /// Where log bytes come from.
@@ -51,6 +51,9 @@ pub(super) struct Offer {
 impl Node {
     /// Rule 5: the fork point is found by comparing histories; the log is cut there before the first report.
     pub(super) fn handle_stream(&mut self, session: SessionId, offer: Offer) {
+        if let Some(why) = self.untrue(&offer, offer.term) {
+            return self.refuse(session, RefusalCode::Protocol, why.to_owned());
+        }
         let adopted = self.meta.get().adopted;
         let asked = self.following.guests.iter().any(|guest| guest.asks.is_some());
         if offer.term != adopted || asked || self.is_leading() || self.flushes_for_promotion() {
@@ -71,6 +74,27 @@ impl Node {
             self.start_log_at(offer.log_start);
         }
         self.follow_source(session, SourceKind::Stream, offer);
+    }
+
+    /// Why no sender that keeps the rules could have made this offer, in which no term is above `newest`. What an offer
+    /// says becomes durable here: one that were believed could keep this node from ever leading, or from being led.
+    pub(super) fn untrue(&self, offer: &Offer, newest: Term) -> Option<&'static str> {
+        let geometry = self.config.geometry;
+        let starts_at_batch = geometry.first_batch(geometry.segment_of(offer.log_start)) == offer.log_start;
+        let own = self.meta.get().history.last();
+        if offer.history.last().is_some_and(|last| last.term > newest) {
+            Some("a history with terms above the sender's own")
+        } else if offer.log_end > MAX_LSN || offer.log_start > offer.log_end {
+            Some("a log whose end is before its start, or farther than any can be")
+        } else if self.is_empty() && offer.log_start > self.tail.end().lsn && !starts_at_batch {
+            Some("a log that starts inside a segment")
+        } else if own.is_some_and(|own| {
+            offer.history.entries().iter().any(|entry| entry.term == own.term && entry.start != own.start)
+        }) {
+            Some("another start of a term than the one recorded here")
+        } else {
+            None
+        }
     }
 
     /// Whether the log has no batch yet: what comes first says what lay before it.
@@ -112,6 +136,11 @@ impl Node {
             );
             return self.refuse_source(session, message);
         };
+        let newest = |history: &TermHistory| history.last().map(|entry| entry.term);
+        if fork < end.min(offer.log_end) && newest(own) == newest(&offer.history) {
+            // What a term's leader found is recorded here with its term: it does not find something else later.
+            return self.refuse_source(session, format!("two logs of one term that part at {fork}"));
+        }
         if fork < end && fork == offer.log_end && own.owner(fork) == offer.history.owner(fork) {
             // A relay that lost its tail: what it forgot is still this log.
             return self.close(session, "the sender is behind this node in the same term");
@@ -157,6 +186,7 @@ impl Node {
         let end = self.tail.end().lsn;
         let promised = self.meta.get().acknowledged;
         if fork < promised && self.meta.get().led.is_some() {
+            // Rule 5 demands the halt: "cutting below an LSN that was acknowledged remotely halts".
             self.halt(&format!(
                 "the log would be cut at {fork}, below {promised}, which this node acknowledged at a remote level"
             ));
@@ -246,11 +276,17 @@ impl Node {
         if self.is_leading() || !source || asked || self.segments.is_in_place(seq, salt) {
             return;
         }
-        if self.config.geometry.first_batch(seq) < self.tail.end().lsn {
-            // Its file holds log bytes under another salt: no two copies of one log differ in that.
-            return self.halt(&format!(
-                "segment {seq} has another salt here than at the sender: the logs have diverged"
-            ));
+        let place = self.config.geometry.first_batch(seq);
+        if place > MAX_LSN {
+            return self.close(session, &format!("there can be no segment {seq}"));
+        }
+        if place < self.tail.end().lsn {
+            // Its file holds log bytes under another salt: no two copies of one log differ in that. The sender alone
+            // says so: its session ends, and what is here stays.
+            return self.refuse_source(
+                session,
+                format!("segment {seq} has another salt here than at the sender: the logs have diverged"),
+            );
         }
         if self.following.asked_segments.len() >= MAX_ASKED_SEGMENTS {
             self.following.asked_segments.remove(0);
@@ -309,11 +345,12 @@ impl Node {
             && header.term <= source.term;
         let follows = header.previous_hash == self.tail.previous_hash() || bug(Bug::ChainUnchecked);
         if belongs && !follows {
+            // Nothing of it is taken. Which of the two is wrong the sender's word alone does not tell: only its session ends.
             let why = format!(
                 "the batch at {} does not follow this log's last one: the logs have diverged inside what was verified",
                 header.start
             );
-            return self.halt(&why);
+            return self.refuse_source(session, why);
         }
         let belongs =
             belongs && (header.records_before, header.payload_before) == (end.records, end.payload_bytes);

@@ -8,7 +8,7 @@ use super::{Event, FreezeReason, Node, Role};
 use crate::bugs::{Bug, bug};
 use crate::format::{Frame, LogEnd, Welcome};
 use crate::replication::single_leader::{Candidacy, next_term};
-use crate::types::{HistoryError, Lsn, NodeId, SessionId, Term, TermHistory};
+use crate::types::{Lsn, NodeId, SessionId, Term, TermHistory};
 
 /// A restarted primary's way to leadership.
 #[derive(Debug)]
@@ -48,7 +48,8 @@ impl Node {
         self.end_fetch();
         let end = self.log_end();
         let adopted = self.meta.get().adopted;
-        let term = next_term(adopted.max(seen), self.config.node);
+        let recorded = self.meta.get().history.last().map_or(adopted, |last| last.term);
+        let term = next_term(adopted.max(seen).max(recorded), self.config.node);
         if self.config.alone && !self.config.fresh && self.rules.synchronous() != (0, 0) {
             let why =
                 "leading alone: what only standbys hold, and acknowledged, may be cut from them".to_owned();
@@ -101,6 +102,8 @@ impl Node {
         });
         let lost = welcome.leader_flushed > own && !bug(Bug::LeadsAfterLoss);
         if lost && is_own && !self.config.alone {
+            // Rule 3 demands it: "if it lost bytes that it had reported flushed, it must not lead". Only the standbys
+            // remember what was reported.
             self.halt(&format!(
                 "this node had reported {} as flushed, and its log now ends at {own}: it has lost durable data and must not lead; \
                  start it as a standby of a node that has them",
@@ -160,13 +163,21 @@ impl Node {
         if restart.phase != Phase::Asking || end <= restart.end {
             return;
         }
+        let term = restart.candidacy.term();
+        // Its history stands durably before a byte of its terms is written here.
+        let log_start = history.entries().first().map_or(Lsn(0), |first| first.start);
+        let offer = Offer { term: end.last_term, history, log_start, log_end: end.flushed, set_size: 0 };
+        if end.last_term >= term || offer.history.last().is_some_and(|last| last.term >= term) {
+            return self.close(session, "it claims log of a term that it has not adopted");
+        }
+        if let Some(why) = self.untrue(&offer, term) {
+            return self.close(session, why);
+        }
+        let Role::Restarting(restart) = &mut self.role else { return };
         restart.phase = Phase::Fetching { session, until: None };
         self.say(Event::Waiting {
             why: format!("a standby's log is ahead ({}): fetching its tail first", end.flushed),
         });
-        // Its history stands durably before a byte of its terms is written here.
-        let log_start = history.entries().first().map_or(Lsn(0), |first| first.start);
-        let offer = Offer { term: end.last_term, history, log_start, log_end: end.flushed, set_size: 0 };
         self.follow_source(session, SourceKind::Fetch, offer);
     }
 
@@ -272,7 +283,7 @@ impl Node {
                 self.meta.then(AfterMeta::Lead { term });
             }
             // A trim makes room: it is taken while this waits, and the start is tried again at the next turn.
-            Err(refused @ HistoryError::Full) => {
+            Err(refused) => {
                 restart.phase = Phase::Asking;
                 let missing = refused.to_string();
                 if restart.told != missing {
@@ -281,7 +292,6 @@ impl Node {
                     self.freeze(FreezeReason::Unavailable(missing));
                 }
             }
-            Err(refused) => self.halt(&refused.to_string()),
         }
     }
 }

@@ -261,6 +261,9 @@ impl Node {
     }
 
     pub(super) fn handle_frame(&mut self, session: SessionId, frame: Frame) {
+        if let Some(term) = self.leap(&frame) {
+            return self.close(session, &format!("term {term} is too far from any that this node knows"));
+        }
         let Some(index) = self.peer_of(session) else {
             self.handle_upstream_frame(session, frame);
             return;

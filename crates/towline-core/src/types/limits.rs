@@ -1,5 +1,7 @@
 //! Every limit in one file, asserted against each other at compile time.
 
+use super::Lsn;
+
 /// A batch starts and ends on a block; a block that holds durable bytes is never rewritten.
 pub const BLOCK_BYTES: u64 = 4096;
 /// Two copies of the segment header, one block each, so that one torn block loses neither log nor copy.
@@ -42,6 +44,11 @@ pub const MAX_SEND_BYTES: u64 = MAX_WRITE_BYTES;
 pub const MAX_STANDBYS: usize = 16;
 /// Entries of a term history at most.
 pub const MAX_TERM_HISTORY: usize = 64;
+/// A term's number is one more than the highest seen; one that leaps farther than this is nobody's. Adopted, it would
+/// use up the numbers that are left.
+pub const MAX_TERM_LEAP: u64 = 1 << 32;
+/// No log reaches farther.
+pub const MAX_LSN: Lsn = Lsn(1 << 62);
 /// Bytes of a node name at most.
 pub const MAX_NAME_BYTES: usize = 63;
 /// Bytes of a sync rule in its written form at most.

@@ -90,7 +90,7 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::LeadsAfterLoss => claim("a_primary_that_lost_what_it_had_flushed_must_not_lead"),
         Bug::LossUnnoticed => claim("a_standby_that_lost_durable_data_no_longer_counts"),
         Bug::ExcludedCounts => gate(),
-        Bug::ChainUnchecked => claim("a_batch_that_does_not_follow_halts"),
+        Bug::ChainUnchecked => claim("a_batch_that_does_not_follow_ends_the_session"),
         Bug::OwnerUnchecked => claim("a_batch_of_a_term_that_does_not_own_its_place_ends_the_session"),
     }
 }
