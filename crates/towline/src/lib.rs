@@ -35,8 +35,8 @@
 //!
 //! # Errors
 //! One enum per decision: [`AppendError`] (refused: nothing was written), [`TicketError`] (accepted, outcome not
-//! known), [`StartError`] and [`StopError`], [`TailError`], [`client::ClientError`]. Each message says what happened,
-//! where, and what to do.
+//! known), [`RuleError`], [`StartError`] and [`StopError`], [`TailError`], [`client::ClientError`]. Each message says
+//! what happened, where, and what to do.
 
 pub mod client;
 mod log;
@@ -58,6 +58,11 @@ pub use towline_core::replication::SyncRule;
 pub use towline_core::types::{Level, LogId, Lsn, NodeId, Position, Span, StandbyWatermarks, Term, Window};
 pub use towline_runtime::{
     AppendError, AppliedBatch, Apply, ApplyError, HandOverError, Host, NodeOptions, PayloadMut, PeerAddress,
-    Primitive, Promotion, Reservation, Role, Snapshot, StartError, Status, StopError, TailError, Ticket,
-    TicketError, Unmet,
+    Primitive, Promotion, Reservation, Role, RuleError, Snapshot, StartError, Status, StopError, TailError,
+    Ticket, TicketError, Unmet,
 };
+
+/// The program in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

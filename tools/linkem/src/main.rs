@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use linkem::{Direction, Link, LinkConfig, LinkControl, parse_rate};
-use std::io::BufRead;
+use std::io::{BufRead, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -11,9 +11,15 @@ use std::time::Duration;
 /// Forwards TCP connections to a target and gives the link a delay, a rate, a stall or a cut.
 ///
 /// Prints `listening on HOST:PORT`, then reads orders from standard input, one a line:
-///   delay MICROSECONDS [DIR]        rate BYTES_PER_S|none [DIR]
-///   stall [MILLISECONDS] [DIR]      resume [DIR]
-///   cut [DIR]    sever    drop      heal    stats    quit
+///   delay MICROSECONDS [DIR]      one-way, of what comes from now on
+///   rate BYTES_PER_S|none [DIR]   shared by all connections
+///   stall [MILLISECONDS] [DIR]    nothing is delivered until resume, or so long
+///   resume [DIR]                  ends a stall
+///   cut [DIR]                     nothing passes and no end is heard, until heal
+///   sever                         connections are reset, new ones too, until heal
+///   drop                          connections are reset, new ones are served
+///   heal                          ends stalls, cuts and sever; delay and rate stay
+///   stats, quit
 /// DIR is up (towards the target), down, or both (the default).
 /// At the end of standard input it keeps forwarding until it is killed.
 #[derive(Parser)]
@@ -36,7 +42,8 @@ struct Args {
     buffer_bytes: usize,
 }
 
-type Rate = std::option::Option<NonZeroU64>;
+/// Under a name of its own: clap would take a bare `Option` for a flag that may be left out.
+type Rate = Option<NonZeroU64>;
 
 fn main() -> Result<()> {
     let args = Args::parse();
@@ -52,14 +59,13 @@ fn main() -> Result<()> {
     config.down.rate_bytes_per_s = args.rate;
     config.buffer_bytes = args.buffer_bytes;
     let link = Link::start(config)?;
-    println!("listening on {}", link.local_addr());
+    writeln!(std::io::stdout(), "listening on {}", link.local_addr()).context("standard output")?;
     let control = link.control();
     for line in std::io::stdin().lock().lines() {
         let line = line.context("standard input")?;
         let words: Vec<&str> = line.split_whitespace().collect();
         if words == ["quit"] {
-            print_stats(&control);
-            return Ok(());
+            return print_stats(&control);
         }
         if let Err(error) = obey(&control, &words) {
             eprintln!("linkem: '{line}': {error}");
@@ -89,22 +95,27 @@ fn obey(control: &LinkControl, words: &[&str]) -> Result<()> {
         ["sever"] => control.sever(),
         ["drop"] => control.drop_connections(),
         ["heal"] => control.heal(),
-        ["stats"] => print_stats(control),
+        ["stats"] => print_stats(control)?,
         _ => bail!("unknown order; --help lists them"),
     }
     Ok(())
 }
 
-fn print_stats(control: &LinkControl) {
+fn print_stats(control: &LinkControl) -> Result<()> {
     let stats = control.stats();
+    // Not `println!`: a closed standard output must not end the link.
+    let mut out = std::io::stdout().lock();
     for (name, path) in [("up", stats.up), ("down", stats.down)] {
-        println!(
+        writeln!(
+            out,
             "{name}: {} bytes, {} held, {} deliveries, late {} ns mean, {} ns max",
             path.bytes, path.held_bytes, path.deliveries, path.late_mean_ns, path.late_max_ns
-        );
+        )?;
     }
-    println!(
+    writeln!(
+        out,
         "connections: {} open, {} accepted, {} without a target",
         stats.connections_open, stats.connections_total, stats.connections_failed
-    );
+    )?;
+    Ok(())
 }

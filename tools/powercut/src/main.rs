@@ -1,5 +1,6 @@
 //! The power cut as a program.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -178,7 +179,7 @@ fn run(command: Command) -> Result<()> {
         Command::Mount(arguments) => mount(&arguments),
         Command::Cut { mount, keep, seed, restore } => {
             let report = Remote::find(&mount)?.cut(Cut { keep, seed }, restore)?;
-            println!(
+            say(&format!(
                 "cut: {} sectors and {} changes of names lost, {} and {} kept by chance (seed {}){}",
                 report.sectors_lost,
                 report.names_lost,
@@ -186,8 +187,7 @@ fn run(command: Command) -> Result<()> {
                 report.names_kept,
                 report.seed,
                 if restore { "; restored" } else { "; `powercut restore` switches the power on again" }
-            );
-            Ok(())
+            ))
         }
         Command::Restore { mount } => Ok(Remote::find(&mount)?.restore()?),
         Command::Fault(arguments) => {
@@ -196,12 +196,7 @@ fn run(command: Command) -> Result<()> {
         }
         Command::Status { mount, json } => {
             let status = Remote::find(&mount)?.status()?;
-            if json {
-                println!("{}", serde_json::to_string_pretty(&status)?);
-            } else {
-                print_status(&status);
-            }
-            Ok(())
+            if json { say(&serde_json::to_string_pretty(&status)?) } else { say(&describe(&status)) }
         }
         Command::Unmount { mount } => unmount(&mount),
     }
@@ -225,7 +220,7 @@ fn mount(arguments: &MountArguments) -> Result<()> {
     };
     options.faults.apply(&arguments.troubles.change());
     let mount = Mount::start(&arguments.dir, &arguments.over, &options)?;
-    println!("mounted {} over {}", mount.mountpoint().display(), arguments.over.display());
+    say(&format!("mounted {} over {}", mount.mountpoint().display(), arguments.over.display()))?;
     let stopper = mount.stopper();
     let handle = signals.handle();
     let waiter = std::thread::spawn(move || {
@@ -251,35 +246,43 @@ fn unmount(path: &Path) -> Result<()> {
                 return Err(error.into());
             }
             for path in cleaned {
-                println!("cleaned a dead mount at {}", path.display());
+                say(&format!("cleaned a dead mount at {}", path.display()))?;
             }
             Ok(())
         }
     }
 }
 
-fn print_status(status: &Status) {
+fn describe(status: &Status) -> String {
     let counts = &status.counts;
-    println!("power       {}", if status.up { "on" } else { "off (`powercut restore` switches it on)" });
-    println!("files       {}, {} bytes", status.files, status.used_bytes);
-    println!(
-        "unflushed   {} bytes in {} files, {} changes of names",
-        status.unflushed_bytes, status.unflushed_files, status.unflushed_names
-    );
-    println!("memory      {} of {} bytes", status.memory_bytes, status.limit_bytes);
-    println!(
-        "so far      {} reads, {} writes ({} durable, {} bytes), {} fsyncs, {} of directories, {} cuts",
-        counts.reads,
-        counts.writes,
-        counts.durable_writes,
-        counts.bytes_written,
-        counts.fsyncs,
-        counts.directory_fsyncs,
-        counts.cuts
-    );
+    let mut lines = vec![
+        format!("power       {}", if status.up { "on" } else { "off (`powercut restore` switches it on)" }),
+        format!("files       {}, {} bytes", status.files, status.used_bytes),
+        format!(
+            "unflushed   {} bytes in {} files, {} changes of names",
+            status.unflushed_bytes, status.unflushed_files, status.unflushed_names
+        ),
+        format!("memory      {} of {} bytes", status.memory_bytes, status.limit_bytes),
+        format!(
+            "so far      {} reads, {} writes ({} durable, {} bytes), {} fsyncs, {} of directories, {} cuts",
+            counts.reads,
+            counts.writes,
+            counts.durable_writes,
+            counts.bytes_written,
+            counts.fsyncs,
+            counts.directory_fsyncs,
+            counts.cuts
+        ),
+    ];
     if status.faults != powercut::Faults::default() {
-        println!("troubles    {:?}", status.faults);
+        lines.push(format!("troubles    {:?}", status.faults));
     }
+    lines.join("\n")
+}
+
+/// A closed standard output is an error here; `println!` would panic.
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("standard output")
 }
 
 impl Troubles {

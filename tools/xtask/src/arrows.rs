@@ -80,7 +80,7 @@ pub(crate) fn crate_arrows(root: &Path) -> Result<Vec<String>> {
             let to = dependency.name.as_str();
             if members.contains(&to) && !allowed.contains(&to) {
                 findings.push(format!(
-                    "{name} depends on {to}: that arrow does not exist (ARCHITECTURE.md, layout)"
+                    "{name} depends on {to}: that arrow does not exist (ARCHITECTURE.md, Rooms)"
                 ));
             }
             if name == "towline-core" && !members.contains(&to) && !CORE_MAY_USE.contains(&to) {

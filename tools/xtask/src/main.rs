@@ -23,7 +23,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Crate and module arrows, unsafe, file lengths, leftovers, the README's pictures.
+    /// Crate and module arrows, unsafe, file lengths, leftovers, the links and pictures of the documents.
     Check,
     /// Format, lints, checks, tests, doc tests, and a short real benchmark.
     Ci {
@@ -63,7 +63,7 @@ fn check(root: &Path) -> Result<()> {
     findings.extend(arrows::module_arrows(&files));
     findings.extend(sources::findings(&files));
     findings.extend(sources::stale_exceptions(&files));
-    findings.extend(sources::readme_findings(root)?);
+    findings.extend(sources::document_findings(root)?);
     for finding in &findings {
         eprintln!("{finding}");
     }

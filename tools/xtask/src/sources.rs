@@ -112,9 +112,9 @@ pub(crate) fn stale_exceptions(files: &[SourceFile]) -> Vec<String> {
 }
 
 /// Findings about the documents: they exist, and every local link and picture in them does too.
-pub(crate) fn readme_findings(root: &Path) -> Result<Vec<String>> {
+pub(crate) fn document_findings(root: &Path) -> Result<Vec<String>> {
     let mut findings = Vec::new();
-    for name in ["README.md", "ARCHITECTURE.md", "GLOSSARY.md", "CHANGELOG.md"] {
+    for name in ["README.md", "ARCHITECTURE.md", "SEMANTICS.md", "GLOSSARY.md", "CHANGELOG.md"] {
         let path = root.join(name);
         if !path.exists() {
             findings.push(format!("{name} is missing"));
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn documents_are_held_to_their_links() {
         let root = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
-        for name in ["ARCHITECTURE.md", "GLOSSARY.md", "CHANGELOG.md"] {
+        for name in ["ARCHITECTURE.md", "SEMANTICS.md", "GLOSSARY.md", "CHANGELOG.md"] {
             fs::write(root.path().join(name), "text").unwrap();
         }
         fs::write(
@@ -190,7 +190,7 @@ mod tests {
         )
         .unwrap();
         fs::write(root.path().join("a.svg"), "").unwrap();
-        let found = readme_findings(root.path()).unwrap();
+        let found = document_findings(root.path()).unwrap();
         assert_eq!(found, ["README.md points to d.png, which does not exist"]);
     }
 }
