@@ -139,6 +139,12 @@ bugs! {
         ChainUnchecked = "chain-unchecked",
         /// A batch is taken whoever owns its place.
         OwnerUnchecked = "owner-unchecked",
+        /// A former primary cuts what it acknowledged at a remote level.
+        CutsAcknowledged = "cuts-acknowledged",
+        /// What was acknowledged is not in the meta block when a primary crashes.
+        AcknowledgedForgotten = "acknowledged-forgotten",
+        /// A primary that returns with other standbys in its list leads without those that may have acknowledged.
+        SwappedListUnnoticed = "swapped-list-unnoticed",
     }
 }
 

@@ -248,6 +248,27 @@ fn an_adoption_waits_for_the_flush_of_what_was_received() {
 }
 
 #[test]
+fn a_leader_does_not_step_down_for_a_term_that_its_writes_in_flight_will_refuse() {
+    let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0);
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+    let outputs = primary.adopted(0, term(1, 100));
+    let (span, epoch) = written(&outputs);
+    let own = primary.meta.adopted;
+    primary.hello(9, 101);
+    let asked = Frame::Adopt { term: term(7, 101), end: end_of(own, START.0) };
+    let answers = |output: &Output| {
+        matches!(output, Output::Frame { frame: Frame::NotAdopted { .. } | Frame::Adopted { .. }, .. })
+    };
+    assert!(!has(&primary.frame(9, asked.clone()), answers), "its own end is not known yet");
+    assert!(primary.leads());
+    let outputs = primary.feed(Input::Flushed { span, epoch });
+    let refuses = |output: &Output| matches!(output, Output::Frame { frame: Frame::NotAdopted { end, .. }, .. } if end.flushed == span.end);
+    assert!(has(&outputs, refuses) && primary.leads(), "{outputs:?}");
+    let longer = Frame::Adopt { term: term(7, 101), end: end_of(own, span.end.0) };
+    assert!(says_adopted(&primary.frame(9, longer)) && !primary.leads(), "who has it all may depose it");
+}
+
+#[test]
 fn an_adoption_is_said_only_when_it_is_durable_to_whomever_asks() {
     let mut standby = Probe::standby(START.0);
     standby.hello(1, 100);

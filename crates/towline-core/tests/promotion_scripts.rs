@@ -30,6 +30,8 @@ impl Runner for World {
                 let names: Vec<String> = std::iter::from_fn(|| args.next_pos()).map(str::to_owned).collect();
                 cluster.found(&names, &rule);
             }
+            // join NODE: an empty standby that nobody ships to yet.
+            "join" => cluster.join(args.next_pos().ok_or("node is missing")?),
             // append NODE RECORD LEVEL
             "append" => {
                 let node = cluster.index(args.next_pos().ok_or("node is missing")?)?;

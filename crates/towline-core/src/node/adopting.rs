@@ -51,11 +51,15 @@ impl Node {
         if !may_adopt(adopted, self.log_end(), term, end) {
             return self.answer_not_adopted(session);
         }
-        self.step_down(&format!("term {term} is asked for by a node whose log is not behind"));
-        if let Some(source) = self.following.source.take() {
-            self.following.reported = None;
-            if source.session != session {
-                self.close(source.session, "another node asks for a higher term");
+        // A leader's writes in flight decide, too: where they will refuse the term, nobody steps down for it.
+        let is_refused_later = self.is_leading() && !may_adopt(adopted, self.log_reach(), term, end);
+        if !is_refused_later {
+            self.step_down(&format!("term {term} is asked for by a node whose log is not behind"));
+            if let Some(source) = self.following.source.take() {
+                self.following.reported = None;
+                if source.session != session {
+                    self.close(source.session, "another node asks for a higher term");
+                }
             }
         }
         if let Some(guest) = self.following.guest(session) {
@@ -72,7 +76,20 @@ impl Node {
         self.answer(session, frame);
     }
 
+    /// A leader that will refuse says so as soon as its flushed end is past the asker's.
+    fn settle_refusals(&mut self) {
+        let (adopted, own) = (self.meta.get().adopted, self.log_end());
+        let refused = |asks: &mut (Term, LogEnd)| !may_adopt(adopted, own, asks.0, asks.1);
+        let guests = self.following.guests.iter_mut();
+        let sessions: Vec<SessionId> =
+            guests.filter_map(|guest| guest.asks.take_if(refused).map(|_| guest.session)).collect();
+        sessions.into_iter().for_each(|session| self.answer_not_adopted(session));
+    }
+
     pub(super) fn settle_adoptions(&mut self) {
+        if self.is_leading() {
+            return self.settle_refusals();
+        }
         // An end that is about to be cut is no end to compare.
         let is_flushed = self.tail.is_flushed() || bug(Bug::AdoptsUnflushed);
         if !is_flushed || self.following.condemned.is_some() {
@@ -126,30 +143,32 @@ impl Node {
         for (seq, salt) in salts {
             self.answer(session, Frame::Segment { seq, salt, incarnation: 0 });
         }
-        self.following.fetch = Some(FetchService { session, at: from, until: flushed, flight: None });
+        self.following.fetches.retain(|fetch| fetch.session != session);
+        self.following.fetches.push(FetchService { session, at: from, until: flushed, flight: None });
     }
 
+    /// Two that were restarted may lack the same tail: each is served, as its session takes it.
     pub(super) fn settle_fetch(&mut self) {
-        let Some(fetch) = &mut self.following.fetch else { return };
-        if fetch.flight.is_some() {
-            return;
+        for index in (0..self.following.fetches.len()).rev() {
+            let fetch = &mut self.following.fetches[index];
+            if fetch.flight.is_some() {
+                continue;
+            }
+            let session = fetch.session;
+            let span = self.segments.stored_from(fetch.at, fetch.until, MAX_SEND_BYTES);
+            if span.is_empty() {
+                let end = self.following.fetches.remove(index).until;
+                self.answer(session, Frame::FetchEnd { end });
+                continue;
+            }
+            fetch.flight = Some(span);
+            self.out.push_back(Output::Send { session, span, source: Bytes::Segments });
         }
-        let session = fetch.session;
-        let span = self.segments.stored_from(fetch.at, fetch.until, MAX_SEND_BYTES);
-        if span.is_empty() {
-            let end = fetch.until;
-            self.following.fetch = None;
-            return self.answer(session, Frame::FetchEnd { end });
-        }
-        fetch.flight = Some(span);
-        self.out.push_back(Output::Send { session, span, source: Bytes::Segments });
     }
 
     pub(super) fn fetch_sent(&mut self, session: SessionId, span: Span) {
-        if let Some(fetch) = &mut self.following.fetch
-            && fetch.session == session
-            && fetch.flight == Some(span)
-        {
+        let mut fetches = self.following.fetches.iter_mut();
+        if let Some(fetch) = fetches.find(|fetch| fetch.session == session && fetch.flight == Some(span)) {
             fetch.flight = None;
             fetch.at = self.segments.log_end_of(span);
         }

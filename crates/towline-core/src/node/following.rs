@@ -21,7 +21,8 @@ const MAX_GUESTS: usize = 8;
 pub(super) struct Following {
     pub(super) guests: Vec<Guest>,
     pub(super) source: Option<Source>,
-    pub(super) fetch: Option<FetchService>,
+    /// One per session at most.
+    pub(super) fetches: Vec<FetchService>,
     /// The log is to be cut to this span's start: its bytes are nobody's any more, whatever session said so.
     pub(super) condemned: Option<Span>,
     /// The cut is on its way.
@@ -59,7 +60,7 @@ impl Following {
         Following {
             guests: Vec::new(),
             source: None,
-            fetch: None,
+            fetches: Vec::new(),
             condemned: None,
             truncating: false,
             adopting_log: false,
@@ -349,9 +350,7 @@ impl Node {
     pub(super) fn following_session_ended(&mut self, session: SessionId) {
         self.following.guests.retain(|guest| guest.session != session);
         self.end_source_of(session);
-        if self.following.fetch.as_ref().is_some_and(|fetch| fetch.session == session) {
-            self.following.fetch = None;
-        }
+        self.following.fetches.retain(|fetch| fetch.session != session);
     }
 
     /// A session that is gone, or told to go, is no source of log bytes. (A restarted primary's fetch ends with

@@ -488,6 +488,10 @@ impl Node {
     }
 
     fn finish_stop(&mut self) {
+        // A clean stop leaves no acknowledgement out of the net.
+        if self.is_acknowledged_news() {
+            self.record_acknowledged();
+        }
         if self.meta.is_busy() {
             return;
         }

@@ -59,6 +59,11 @@ impl MetaKeeper {
         self.waiting.iter().any(|(_, action)| is(action))
     }
 
+    /// Whether a change waits for its write to begin.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
     /// Whether a change is not durable yet.
     pub(super) fn is_busy(&self) -> bool {
         self.dirty || self.writing

@@ -79,6 +79,10 @@ pub struct Node {
     stopping: bool,
     /// Somebody waits at `remote_apply` for what lies below, until it is applied.
     applied_wanted: Lsn,
+    /// Acknowledged at a remote level here, or could have been: no cut may take it.
+    acknowledged: Lsn,
+    /// When that was last put on its way to the meta block for its own sake.
+    acknowledged_ns: u64,
 }
 
 /// What this node is doing.
@@ -117,6 +121,7 @@ impl Node {
         }
         let rules = RuleBook::new(&recovered, &mut gate);
         let tail = Tail::new(config.geometry, config.flush_depth, recovered.end, recovered.previous_hash);
+        let acknowledged = meta.acknowledged;
         let mut node = Node {
             now_ns: 0,
             out,
@@ -138,6 +143,8 @@ impl Node {
             last_batch_ns: 0,
             stopping: false,
             applied_wanted: Lsn(0),
+            acknowledged,
+            acknowledged_ns: 0,
             config,
         };
         if let Some(span) = recovered.cut {

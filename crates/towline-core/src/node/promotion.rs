@@ -8,11 +8,12 @@
 
 use super::shipping::{Link, Peer};
 use super::{FreezeReason, Node, Output, PromoteRequest, Promoted, Role, note};
+use crate::bugs::{Bug, bug};
 use crate::format::LogEnd;
 use crate::replication::single_leader::{Candidacy, quorum};
 use crate::replication::{CommitGate, SyncRule};
 use crate::types::limits::{MAX_NAME_BYTES, MAX_STANDBYS};
-use crate::types::{Lsn, NodeId, PeerIndex, Term};
+use crate::types::{Lsn, NodeId, PeerIndex, RegisteredStandby, Term};
 
 /// A promotion on its way.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub(super) struct Asked {
     own: Option<LogEnd>,
     /// How many standbys had to stand behind the term, by the rules that may have acknowledged.
     needed: usize,
+    /// How many each acknowledgement had waited for, at least.
+    synchronous: usize,
 }
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -169,7 +172,7 @@ impl Node {
     }
 
     /// Where the log ends once everything received is flushed.
-    fn log_reach(&self) -> LogEnd {
+    pub(super) fn log_reach(&self) -> LogEnd {
         let end = self.tail.end().lsn;
         LogEnd { last_term: self.meta.get().history.last_term(end), flushed: end }
     }
@@ -255,10 +258,23 @@ impl Node {
         }
     }
 
-    /// n: as many as the leader shipped to, by whoever has heard of more of them.
+    /// n of a promotion: as many as the leader shipped to, by whoever has heard of more of them.
     fn promotion_set(&self) -> usize {
         let told = self.peers.iter().map(|peer| usize::from(peer.set_size)).max().unwrap_or(0);
-        told.max(self.peers.len()).max(usize::from(self.meta.get().set_size))
+        told.max(self.known_set())
+    }
+
+    /// n as far as this node knows by itself. A list that was made shorter, or whose names were exchanged, must not make
+    /// the quorum smaller than what may have acknowledged without it: who shipped from here before, and is not listed
+    /// any more, is one of the set until this node leads again.
+    fn known_set(&self) -> usize {
+        let is_listed = |node: &RegisteredStandby| {
+            self.peers.iter().any(|peer| peer.name == node.name || peer.node == Some(node.node))
+        };
+        let meta = self.meta.get();
+        let unlisted = meta.standbys.iter().filter(|standby| !is_listed(standby)).count();
+        let unlisted = if self.promotion.is_some() || bug(Bug::SwappedListUnnoticed) { 0 } else { unlisted };
+        (self.peers.len() + unlisted).max(usize::from(meta.set_size))
     }
 
     fn promotion_quorum(&self) -> usize {
@@ -286,11 +302,7 @@ impl Node {
             None if self.config.fresh || self.config.alone => {
                 Candidacy::new(term, led, self.peers.len(), (0, 0))
             }
-            // A list that was made shorter must not make the quorum smaller than what may have acknowledged without it.
-            None => {
-                let set = self.peers.len().max(usize::from(self.meta.get().set_size));
-                Candidacy::new(term, led, set, self.rules.synchronous())
-            }
+            None => Candidacy::new(term, led, self.known_set(), self.rules.synchronous()),
         }
     }
 
@@ -403,7 +415,8 @@ impl Node {
             Role::Restarting(restart) => Some(restart.end),
             _ => None,
         };
-        Asked { own, needed: quorum(self.promotion_set(), self.rules.synchronous().0) }
+        let synchronous = self.rules.synchronous().0;
+        Asked { own, needed: quorum(self.promotion_set(), synchronous), synchronous }
     }
 
     fn promotion_warnings(&self, start: Lsn, asked: &Asked) -> Vec<String> {
@@ -415,6 +428,20 @@ impl Node {
                 "forced: {} of {needed} standbys stand behind this term; what was acknowledged at a remote level may be \
                  missing if it reached only others, and the former primary may go on until it hears of the term",
                 promotion.adopters.len() + 1
+            ));
+        }
+        // Who has not heard of the smaller rule would count by the larger one, and find its quorum too early.
+        let names = self.peers.iter().map(|peer| peer.name.as_str());
+        let unheard: Vec<&str> =
+            names.filter(|name| !promotion.adopters.iter().any(|adopter| adopter == name)).collect();
+        let synchronous = self.rules.synchronous().0;
+        if promotion.request.force && synchronous < asked.synchronous && !unheard.is_empty() {
+            warnings.push(format!(
+                "the sync rule now waits for {synchronous} standbys where it waited for {}, and {} have not heard of it: \
+                 do not promote any of them before it has followed this node, for its promotion would need too few and \
+                 not warn of it",
+                asked.synchronous,
+                unheard.join(", ")
             ));
         }
         // Ahead by its last term, too, whatever its length: what only it has is not in this log.

@@ -55,6 +55,7 @@ impl Node {
         self.settle_standbys();
         self.settle_promotion();
         self.settle_restart();
+        self.settle_acknowledged();
         // The meta block goes last: one write carries every change of the turn.
         if let Some(meta) = self.meta.next_write() {
             self.out.push_back(Output::WriteMeta { meta });
@@ -146,6 +147,31 @@ impl Node {
             self.released = floor;
             self.out.push_back(Output::Release { below: floor });
         }
+    }
+
+    /// The net of rule 5. It is known here at once, goes into the meta block with whatever else is written there, and by
+    /// itself once per heartbeat. No acknowledgement waits for that write: a crash before it loses nothing, it leaves
+    /// the net without what was acknowledged in the last heartbeat.
+    fn settle_acknowledged(&mut self) {
+        if self.is_leading() && self.gate.rule().1.is_some() {
+            self.acknowledged = self.acknowledged.max(self.safe_flushed());
+        }
+        let is_due = self.now_ns.saturating_sub(self.acknowledged_ns) >= self.config.heartbeat_ns
+            && !bug(Bug::AcknowledgedForgotten);
+        if self.is_acknowledged_news() && (is_due || self.meta.is_dirty()) {
+            self.acknowledged_ns = self.now_ns;
+            self.record_acknowledged();
+        }
+    }
+
+    /// Whether the meta block, as it will be, does not know all of what was acknowledged.
+    pub(super) fn is_acknowledged_news(&self) -> bool {
+        self.acknowledged > self.meta.get().acknowledged
+    }
+
+    pub(super) fn record_acknowledged(&mut self) {
+        let acknowledged = self.acknowledged;
+        self.meta.change(|meta| meta.acknowledged = acknowledged);
     }
 
     /// What the rule has made safe at the flushed stage; nothing while it is undefined.

@@ -527,16 +527,12 @@ impl Node {
         }
         let name = name.clone();
         let configured: Vec<String> = self.peers.iter().map(|peer| peer.name.clone()).collect();
-        let (own, safe) = (self.tail.flushed().lsn, self.safe_flushed());
-        let remote = self.gate.rule().1.is_some();
+        let own = self.tail.flushed().lsn;
         self.meta.change(|meta| {
             meta.standbys.retain(|standby| standby.name != name && configured.contains(&standby.name));
             meta.standbys.push(RegisteredStandby { node, name, flushed });
-            // Nets, to the granularity of this write: what recovery must find, and what no cut may take.
+            // A net, to the granularity of this write: what recovery must find.
             meta.reported = meta.reported.max(own);
-            if remote {
-                meta.acknowledged = meta.acknowledged.max(safe);
-            }
         });
     }
 

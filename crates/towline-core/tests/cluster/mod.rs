@@ -91,27 +91,44 @@ impl Cluster {
                 heartbeat_ns: 100_000_000,
                 ..NodeConfig::default()
             };
-            self.machines.push(Machine {
-                name: name.clone(),
-                node: None,
-                peers: config.standbys.clone(),
-                config,
-                meta: Meta::default(),
-                log: BTreeMap::new(),
-                flushed: START,
-                segments: Vec::new(),
-                open: None,
-                next_rules: Vec::new(),
-                next_label: String::new(),
-                refusal: String::new(),
-                paused: false,
-                held: None,
-                inbox: VecDeque::new(),
-                copies: Vec::new(),
-            });
+            self.add(config);
         }
         (0..names.len()).for_each(|index| self.start(index));
         self.pass(500);
+    }
+
+    /// One more, empty, a standby of nobody yet.
+    pub fn join(&mut self, name: &str) {
+        let index = self.machines.len();
+        self.add(NodeConfig {
+            node: NodeId(index as u64 + 1),
+            name: name.to_owned(),
+            geometry: GEOMETRY,
+            heartbeat_ns: 100_000_000,
+            ..NodeConfig::default()
+        });
+        self.start(index);
+    }
+
+    fn add(&mut self, config: NodeConfig) {
+        self.machines.push(Machine {
+            name: config.name.clone(),
+            node: None,
+            peers: config.standbys.clone(),
+            config,
+            meta: Meta::default(),
+            log: BTreeMap::new(),
+            flushed: START,
+            segments: Vec::new(),
+            open: None,
+            next_rules: Vec::new(),
+            next_label: String::new(),
+            refusal: String::new(),
+            paused: false,
+            held: None,
+            inbox: VecDeque::new(),
+            copies: Vec::new(),
+        });
     }
 
     pub fn index(&self, name: &str) -> Result<usize, String> {

@@ -91,6 +91,9 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::LossUnnoticed => claim("a_standby_that_lost_durable_data_no_longer_counts"),
         Bug::ExcludedCounts => gate(),
         Bug::ChainUnchecked => claim("a_batch_that_does_not_follow_ends_the_session"),
+        Bug::CutsAcknowledged | Bug::AcknowledgedForgotten | Bug::SwappedListUnnoticed => {
+            Place::Test("towline-core/promotion_scripts", "every_script_holds")
+        }
         Bug::OwnerUnchecked => claim("a_batch_of_a_term_that_does_not_own_its_place_ends_the_session"),
     }
 }
