@@ -250,9 +250,7 @@ fn an_adoption_waits_for_the_flush_of_what_was_received() {
 #[test]
 fn a_leader_does_not_step_down_for_a_term_that_its_writes_in_flight_will_refuse() {
     let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0);
-    primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
-    let outputs = primary.adopted(0, term(1, 100));
-    let (span, epoch) = written(&outputs);
+    let (span, epoch) = written(&primary.out);
     let own = primary.meta.adopted;
     primary.hello(9, 101);
     let asked = Frame::Adopt { term: term(7, 101), end: end_of(own, START.0) };
