@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::*;
 use towline_core::types::{Level, Lsn, Window};
-use towline_runtime::{AppendError, HandOverError, NodeOptions, Promotion, RunningNode};
+use towline_runtime::{NodeOptions, RunningNode};
 
 struct Group {
     folder: tempfile::TempDir,
@@ -182,54 +182,4 @@ fn a_restarted_primary_leads_again_once_its_standby_adopts() {
     let two = log.append(b"two", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
     assert!(two.lsn > one.end);
     Group { folder, primary, standbys }.finish(two.end);
-}
-
-#[test]
-fn a_handle_pauses_resumes_and_promotes() {
-    let group = group(1, "ANY 1 (a)", |options| options.listen = Some(any_port()));
-    let log = leading(&group.primary);
-    let standby = group.standbys[0].handle(0).unwrap();
-    let refused = |result: Result<Lsn, HandOverError>, why: &str| {
-        assert!(matches!(&result, Err(HandOverError::Refused(said)) if said.contains(why)), "{result:?}");
-    };
-    refused(standby.pause(LIMIT), "does not lead");
-    log.append(b"one", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
-    log.pause(LIMIT).unwrap();
-    refused(log.pause(LIMIT), "paused already");
-    assert!(matches!(log.append(b"no", Level::Local, None), Err(AppendError::Unavailable(_))));
-    log.resume().unwrap();
-    until("appends go on", || log.append(b"two", Level::On, None).is_ok());
-    let end = log.pause(LIMIT).unwrap();
-    until("the standby has it all", || {
-        status(&group.standbys[0]).shards[0].node.watermarks.flushed.lsn >= end
-    });
-    let promotion = |name: &str| Promotion {
-        standbys: vec![peer(name, &group.primary)],
-        rule: Some(format!("ANY 1 ({name})")),
-        force: false,
-        timeout: LIMIT,
-    };
-    let itself = standby.promote(promotion("a"));
-    assert!(matches!(itself, Err(HandOverError::Refused(_))), "it is no other node: {itself:?}");
-    let promoted = standby.promote(promotion("p")).unwrap();
-    assert!(promoted.start >= end, "{promoted:?}");
-    let three = standby.append(b"three", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
-    assert_eq!(three.level, Level::On, "the former primary follows");
-    assert!(matches!(
-        log.append(b"no", Level::Local, None),
-        Err(AppendError::Fenced(_) | AppendError::Unavailable(_))
-    ));
-    group.finish(three.end);
-}
-
-#[test]
-fn a_pause_that_nobody_ends_is_over_after_its_limit() {
-    let folder = folder();
-    let node = start(primary(&folder.path().join("p")));
-    let log = leading(&node);
-    log.pause(Duration::from_millis(50)).unwrap();
-    until("appends go on", || log.append(b"one", Level::Local, None).is_ok());
-    node.stop().unwrap();
-    assert!(matches!(log.pause(LIMIT), Err(HandOverError::Stopped)));
-    assert!(matches!(log.resume(), Err(HandOverError::Stopped)));
 }
