@@ -49,8 +49,8 @@ A first log, in three terminals:
   seq 1 1000 | towline append --level on | tail -1
   towline status
 
-When the primary is gone (or, planned and without a loss: towline switchover):
-  towline promote 127.0.0.1:7411 --standbys b=127.0.0.1:7412,p=127.0.0.1:7401
+When that primary is gone (or, planned and without a loss: towline switchover):
+  towline promote 127.0.0.1:7411 --standbys p=127.0.0.1:7401 --sync-rule 'ANY 1 (p)'
 
 Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in
 a standby's memory), on (also flushed there), remote_apply (also visible there).
