@@ -1,13 +1,14 @@
-//! Claims about a single standby that no random world notices: what it may show to readers, and which term it calls
-//! its last.
+//! Claims about a single node that random worlds do not notice, or once found broken: what it may show to readers,
+//! which term it calls its last, what it lost and what was cut, who degrades, what is recorded before it is written.
 
 #![allow(clippy::unwrap_used)]
 
-use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd, RefusalCode};
+use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use towline_core::log::Recovered;
-use towline_core::node::{Input, Node, NodeConfig, Output};
+use towline_core::node::{Event, Input, Node, NodeConfig, Output, PromoteRequest, StartRole};
+use towline_core::replication::Unmet;
 use towline_core::types::{
-    Geometry, LogId, Lsn, Meta, NodeId, Position, SessionId, Span, Term, TermHistory, TermStart,
+    Geometry, LogId, Lsn, Meta, NodeId, PeerIndex, Position, SessionId, Span, Term, TermHistory, TermStart,
 };
 
 const LOG: LogId = LogId([9; 16]);
@@ -251,4 +252,151 @@ fn a_tail_is_fetched_from_where_a_batch_can_begin() {
     standby.hello(101);
     let outputs = standby.frame(Frame::Fetch { from: START.plus(4096) });
     assert!(outputs.iter().any(|output| matches!(output, Output::Send { .. })), "{outputs:?}");
+}
+
+/// A restarted primary, node 1, whose log of this history ends one batch behind its start.
+fn restarted(own: TermHistory, change: impl Fn(&mut NodeConfig)) -> Standby {
+    Standby::new(START.plus(4096), own, |config, recovered| {
+        config.role = StartRole::Primary;
+        config.standbys = vec!["s1".into(), "s2".into()];
+        recovered.rule = Some((1, "ANY 1 (s1, s2)".into()));
+        change(config);
+    })
+}
+
+impl Standby {
+    /// Standby 0 comes, in session 0, with the history that it has and what it heard this node claim.
+    fn welcome(&mut self, history: TermHistory, leader_flushed: Lsn) -> Vec<Output> {
+        let (peer, session) = (PeerIndex(0), SessionId(0));
+        self.feed(Input::Connected { peer, session, nonce: 0 });
+        let last = history.last().unwrap().term;
+        let welcome = Welcome {
+            version: 1,
+            log: LOG,
+            node: NodeId(7),
+            name: "s1".into(),
+            incarnation: 0,
+            adopted: Term::default(),
+            end: LogEnd { last_term: last, flushed: leader_flushed },
+            log_start: START,
+            history,
+            leader_flushed,
+            applies: false,
+            applies_safe: false,
+            set_size: 2,
+        };
+        self.feed(Input::Frame { session, frame: Frame::Welcome(welcome) })
+    }
+}
+
+fn says(outputs: &[Output], wanted: impl Fn(&Event) -> bool) -> bool {
+    outputs.iter().any(|output| matches!(output, Output::Event(event) if wanted(event)))
+}
+
+#[test]
+fn what_another_leaders_term_took_the_place_of_is_cut_and_not_lost() {
+    let fork = START.plus(4096);
+    let claims_too_much = |own: &[(Term, Lsn)], claims: &[(Term, Lsn)]| {
+        let outputs = restarted(history(own), |_| {}).welcome(history(claims), START.plus(8192));
+        says(&outputs, |event| matches!(event, Event::Halted { .. }))
+    };
+    let mine = (term(1, 1), START);
+    assert!(claims_too_much(&[mine], &[mine]), "nobody else led: the bytes are lost");
+    assert!(!claims_too_much(&[mine, (term(2, 100), fork)], &[mine]), "a later leader began there");
+    // Node 100 led term 2 there and lost it to this node's term 3, which lost it to a term 4 that went on with term
+    // 2's log: the entry of term 4 lies beyond this log's end, and is gone.
+    let superseded = [mine, (term(3, 1), fork)];
+    assert!(!claims_too_much(&[mine, (term(2, 100), fork)], &superseded));
+    assert!(claims_too_much(
+        &[mine, (term(2, 100), START)],
+        &[mine, (term(2, 100), START), (term(3, 1), fork)]
+    ));
+}
+
+#[test]
+fn only_a_leader_degrades() {
+    let alone = || {
+        restarted(history(&[(term(1, 1), START)]), |config| config.unmet = Unmet::DegradeAfter { ns: 1_000 })
+    };
+    let degraded = |event: &Event| matches!(event, Event::Degraded { .. });
+    let mut primary = alone();
+    for turn in 1..5 {
+        let outputs = primary.feed(Input::Tick { now_ns: turn * 1_000_000 });
+        assert!(!says(&outputs, degraded), "nobody leads here: {outputs:?}");
+    }
+    // It has waited for long, and leads in the very turn in which the clock says so.
+    let mut primary = alone();
+    primary.feed(Input::Tick { now_ns: 1_000_000 });
+    primary.welcome(history(&[(term(1, 1), START)]), Lsn(0));
+    let adopted = Frame::Adopted { term: term(2, 1), previous: Term::default(), end: LogEnd::default() };
+    primary.0.handle(Input::Frame { session: SessionId(0), frame: adopted });
+    let mut sequence = None;
+    while let Some(output) = primary.0.poll_output() {
+        if let Output::WriteMeta { meta } = &output {
+            sequence = Some(meta.sequence);
+        }
+    }
+    primary.0.handle(Input::Tick { now_ns: 2_000_000 });
+    primary.0.handle(Input::MetaWritten { sequence: sequence.unwrap() });
+    let outputs = primary.poll();
+    assert!(says(&outputs, |event| matches!(event, Event::Leading { .. })), "{outputs:?}");
+    assert!(!says(&outputs, degraded), "{outputs:?}");
+}
+
+#[test]
+fn a_promoted_standby_that_follows_again_records_what_it_may_write() {
+    let mut standby = Standby::new(START, history(&[(term(1, 100), START)]), |_, _| {});
+    standby.follow();
+    let outputs = standby.receive_one();
+    standby.flush(&outputs);
+    let request = PromoteRequest {
+        request: 1,
+        standbys: Vec::new(),
+        rule: Some(String::new()),
+        force: true,
+        timeout_ns: 1_000_000_000,
+    };
+    let mut outputs = standby.feed(Input::Promote(request));
+    for turn in 1..10 {
+        outputs.extend(standby.feed(Input::Tick { now_ns: turn * 200_000_000 }));
+    }
+    assert!(says(&outputs, |event| matches!(event, Event::Leading { .. })), "{outputs:?}");
+    let header = outputs.iter().find_map(|output| match output {
+        Output::PutHeader { header } => Some(*header),
+        _ => None,
+    });
+    let seal = header.unwrap();
+    let (span, epoch) = outputs
+        .iter()
+        .find_map(|output| match output {
+            Output::Write { span, epoch } => Some((*span, *epoch)),
+            _ => None,
+        })
+        .unwrap();
+    standby.feed(Input::Flushed { span, epoch });
+    standby.feed(Input::Disconnected { session: UPSTREAM, error: "gone".into(), jitter: 0 });
+    // Node 100 goes on with this log in a term of its own.
+    standby.hello(100);
+    let end = seal.end;
+    let ahead = LogEnd { last_term: seal.term, flushed: end.plus(4096) };
+    let outputs = standby.frame(Frame::Adopt { term: term(9, 100), end: ahead });
+    let is_adopted = |output: &Output| matches!(output, Output::Frame { frame: Frame::Adopted { .. }, .. });
+    assert!(outputs.iter().any(is_adopted), "{outputs:?}");
+    let history = history(&[(term(1, 100), START), (seal.term, seal.start), (term(9, 100), end)]);
+    let log_end = end.plus(4096);
+    standby.frame(Frame::Stream { term: term(9, 100), history, log_start: START, log_end, set_size: 2 });
+    let header = BatchHeader {
+        term: term(9, 100),
+        start: end,
+        end: log_end,
+        previous_hash: BatchHeader::hash(&seal.encode(7)),
+        ..seal
+    };
+    let outputs = standby.feed(Input::Received { session: UPSTREAM, header, hash: 6, rules: Vec::new() });
+    let wrote = outputs.iter().position(|output| matches!(output, Output::Write { .. }));
+    let covers = |span: &Span| span.start <= end && log_end <= span.end;
+    let recorded = outputs.iter().position(
+        |output| matches!(output, Output::WriteMeta { meta } if meta.unfinished.iter().any(covers)),
+    );
+    assert!(recorded.is_some() && recorded < wrote, "{outputs:?}");
 }

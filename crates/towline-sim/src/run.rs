@@ -32,6 +32,8 @@ pub struct Run {
     pub fault_kinds: BTreeMap<&'static str, u64>,
     /// Rare paths that were taken.
     pub marks: Tally,
+    /// The most that a leader showed as exposure above the truth.
+    pub gauge_excess_bytes: u64,
     /// The promise that was broken, if one was.
     pub failure: Option<String>,
     /// What happened, line by line, if it was asked for.
@@ -62,6 +64,7 @@ pub fn run(seed: u64, with_trace: bool) -> Run {
         faults: world.counts.all_faults(),
         crashes: world.counts.crashes,
         acks: world.counts.acks,
+        gauge_excess_bytes: world.gauge_excess_bytes(),
         fault_kinds: world.counts.faults,
         marks: world.env.marks,
         failure: world.env.broken.or(panicked),

@@ -37,6 +37,8 @@ pub struct SwarmReport {
     pub marks: Tally,
     /// Worlds that broke a promise: seed and promise.
     pub failures: Vec<(u64, String)>,
+    /// Worlds in which a leader showed more exposure than there was: seed and the most bytes too much.
+    pub gauges_above: Vec<(u64, u64)>,
     /// Worlds that saw less than every world should.
     pub too_quiet: Vec<u64>,
     /// Wall time in seconds, and threads.
@@ -80,6 +82,7 @@ pub fn swarm(which: Swarm, on_world: impl Fn(&Run) -> bool + Sync) -> SwarmRepor
     });
     let mut report = reports.into_iter().fold(SwarmReport::default(), SwarmReport::and);
     report.failures.sort_unstable();
+    report.gauges_above.sort_unstable();
     (report.seconds, report.threads) = (start.elapsed().as_secs_f64(), threads);
     report
 }
@@ -96,6 +99,10 @@ impl SwarmReport {
             fault_kinds: run.fault_kinds.clone(),
             marks: run.marks.clone(),
             failures: run.failure.iter().map(|failure| (run.seed, failure.clone())).collect(),
+            gauges_above: Some((run.seed, run.gauge_excess_bytes))
+                .filter(|above| above.1 > 0)
+                .into_iter()
+                .collect(),
             too_quiet: if is_quiet { vec![run.seed] } else { Vec::new() },
             ..SwarmReport::default()
         };
@@ -111,6 +118,7 @@ impl SwarmReport {
         other.fault_kinds.into_iter().for_each(|(kind, n)| *self.fault_kinds.entry(kind).or_default() += n);
         self.marks.add(&other.marks);
         self.failures.extend(other.failures);
+        self.gauges_above.extend(other.gauges_above);
         self.too_quiet.extend(other.too_quiet);
         self
     }

@@ -10,8 +10,11 @@ use towline_sim::run;
 fn worlds_until_one_breaks() {
     let first = asked_for("HUNT_FROM").unwrap_or(0);
     let worlds = asked_for("HUNT_WORLDS").unwrap_or(20);
+    let traced = asked_for("HUNT_TRACE").is_some();
     for seed in first..first + worlds {
-        if let Some(failure) = run(seed, false).failure {
+        let world = run(seed, traced);
+        world.trace.iter().for_each(|line| println!("{line}"));
+        if let Some(failure) = world.failure {
             let why = failure.lines().next().unwrap_or_default();
             return println!("\nhunt: broken seed={seed} worlds={} why={why}", seed - first + 1);
         }

@@ -14,14 +14,15 @@ fn whatever_happens_every_acknowledgement_keeps_its_promise() {
         println!("world {seed}: {failure}\nreplay: towline sim run --seed {seed}");
     }
     println!(
-        "{} worlds, {} appends, {} faults, {} crashes, acks {:?}\n{:?}\nnever reached: {:?}",
+        "{} worlds, {} appends, {} faults, {} crashes, acks {:?}\n{:?}\nnever reached: {:?}\ngauges above the truth: {:?}",
         report.worlds,
         report.appends,
         report.faults,
         report.crashes,
         report.acks,
         report.fault_kinds,
-        report.marks.missing()
+        report.marks.missing(),
+        report.gauges_above
     );
     assert_eq!(report.worlds, seeds);
     assert!(report.failures.is_empty(), "{} worlds broke a promise", report.failures.len());

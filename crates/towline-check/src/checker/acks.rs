@@ -70,7 +70,8 @@ impl Checker {
 
     fn open_ticket(&mut self, ticket: TicketEvent, is_wait: bool) {
         let generation = self.current();
-        let known = Known { ticket, is_wait, generation, ended: false, acked: None };
+        let known =
+            Known { ticket, is_wait, generation, ended: false, damages: self.lives.damages(), acked: None };
         if let Some(old) = self.by_id.insert(ticket.ticket, self.tickets.len()) {
             self.flag(Kind::TicketReused, format!("ticket {}", ticket.ticket));
             self.close(old);

@@ -27,6 +27,8 @@ pub(super) struct Acked {
     window: Option<Window>,
     /// Damages before it.
     damages: usize,
+    /// Damages before its append.
+    damages_at_append: usize,
     /// Who led.
     leader: u64,
     /// Who else had it: an index of `Lives::sets`.
@@ -68,6 +70,11 @@ impl Lives {
         self.safe_high = self.safe_high.max(safe);
     }
 
+    /// How many there have been.
+    pub(super) fn damages(&self) -> usize {
+        self.damages.len()
+    }
+
     fn worst(&self, node: u64, since: usize) -> Option<Damage> {
         let damages = self.damages.get(since..).unwrap_or_default();
         damages.iter().filter(|(damaged, _)| *damaged == node).map(|(_, damage)| *damage).max()
@@ -96,7 +103,8 @@ impl Lives {
             Level::RemoteWrite => Damage::PowerCut,
             Level::On | Level::RemoteApply => Damage::DiskLost,
         };
-        let is_whole = |node: &&u64| self.worst(**node, acked.damages).is_none_or(|worst| worst < fatal);
+        let is_whole =
+            |node: &&u64| self.worst(**node, acked.damages_at_append).is_none_or(|worst| worst < fatal);
         let whole = self.sets[acked.holders].iter().filter(is_whole).count();
         acked.k > 0 && whole >= acked.k
     }
@@ -151,7 +159,8 @@ impl Checker {
         }
         let holders = self.lives.set(nodes);
         let (damages, leader) = (self.lives.damages.len(), self.lives.leader);
-        Acked { level: ack.level, window: ack.window, damages, leader, holders, k }
+        let damages_at_append = known.damages;
+        Acked { level: ack.level, window: ack.window, damages, damages_at_append, leader, holders, k }
     }
 
     pub(super) fn see_leads(&mut self, node: u64, end: Lsn) {

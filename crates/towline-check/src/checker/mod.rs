@@ -76,6 +76,8 @@ struct Known {
     /// The rule in force when it came.
     generation: usize,
     ended: bool,
+    /// Damages before it: what a standby reported of it may be lost again while its word is under way.
+    damages: usize,
     acked: Option<Acked>,
 }
 
@@ -120,6 +122,11 @@ impl Checker {
     /// The broken promises found so far.
     pub fn violations(&self) -> &[Violation] {
         &self.verdict.violations
+    }
+
+    /// The most that a gauge was above the truth so far.
+    pub fn gauge_excess_bytes(&self) -> u64 {
+        self.verdict.summary.max_gauge_excess_bytes
     }
 
     /// What has been found so far.

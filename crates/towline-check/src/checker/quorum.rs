@@ -138,7 +138,13 @@ impl Checker {
         // A pending rule that is safe under both has come into force, and nobody may have been told yet.
         let newer = self.quorum.safe(self.quorum.in_force + 1, Stage::Flushed);
         let is_due = |heal_at| reaches(bound, heal_at) || (self.is_change_due && reaches(newer, heal_at));
-        if !self.heal_at.or(self.heal_at_turn).is_some_and(is_due) {
+        // Or it came into force just now, and is met where the old one was not: what is flushed must be safe.
+        let nobody_waits = self.waiting.get(self.quorum.in_force).is_none_or(|count| *count == 0);
+        let is_newly_met = self.is_change_due
+            && nobody_waits
+            && self.quorum.is_met(self.quorum.in_force + 1)
+            && reaches(newer, self.own_flushed);
+        if !is_newly_met && !self.heal_at.or(self.heal_at_turn).is_some_and(is_due) {
             self.flag(Kind::HealedTooEarly, format!("safe {bound:?}, due {:?}", self.heal_at));
         }
         self.degraded = false;

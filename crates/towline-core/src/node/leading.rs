@@ -331,7 +331,10 @@ impl Node {
         match (&self.role, check_window(ticket.level, ticket.window, has_rule)) {
             (Role::Leading(_), Ok(())) => self.gate.ticket(ticket),
             // The record is in the log: its window can be refused, the record itself cannot.
-            (Role::Leading(_), Err(refused)) => self.end_ticket(ticket.id, refused.to_string()),
+            (Role::Leading(_), Err(refused)) => {
+                self.gate.leave_unacknowledged(&ticket);
+                self.end_ticket(ticket.id, refused.to_string());
+            }
             _ => self.end_ticket(ticket.id, "this node no longer leads".to_owned()),
         }
     }

@@ -8,7 +8,7 @@ use super::{Event, FreezeReason, Node, Role};
 use crate::bugs::{Bug, bug};
 use crate::format::{Frame, LogEnd, Welcome};
 use crate::replication::single_leader::{Candidacy, next_term};
-use crate::types::{Lsn, NodeId, SessionId, Term, TermHistory};
+use crate::types::{Lsn, NodeId, SessionId, Term, TermHistory, TermStart};
 
 /// A restarted primary's way to leadership.
 #[derive(Debug)]
@@ -98,7 +98,9 @@ impl Node {
         let claimed = Lsn(welcome.leader_flushed.0.saturating_sub(1));
         let claimant = welcome.history.owner(claimed).or_else(|| self.meta.get().history.owner(claimed));
         let is_own = claimant.is_some_and(|term| {
-            term.node == self.config.node && Some(term) != current && !self.was_overruled(term, claimed)
+            term.node == self.config.node
+                && Some(term) != current
+                && !self.was_overruled(term, claimed, &welcome.history)
         });
         let lost = welcome.leader_flushed > own && !bug(Bug::LeadsAfterLoss);
         if lost && is_own && !self.config.alone {
@@ -120,13 +122,21 @@ impl Node {
     }
 
     /// Whether another leader's term took the place of what this node claimed in `term`: the byte was cut as it had
-    /// to be, and is not lost. What a trim has pruned cannot be told any more.
-    fn was_overruled(&self, term: Term, claimed: Lsn) -> bool {
+    /// to be, and is not lost. The later leader's own entry may be gone with the end of a log that was cut below its
+    /// start; then one tells it that the log of the claim (`claims`) never had. What a trim has pruned cannot be told
+    /// any more.
+    fn was_overruled(&self, term: Term, claimed: Lsn, claims: &TermHistory) -> bool {
         let own = self.config.node;
         let mut entries = self.meta.get().history.entries().iter();
         let is_pruned = entries.clone().next().is_some_and(|first| first.term > term);
+        let is_foreign = |entry: &TermStart| {
+            let known_from = claims.entries().first().map(|first| first.start);
+            known_from.is_some_and(|from| entry.start >= from) && !claims.entries().contains(entry)
+        };
         is_pruned
-            || entries.any(|entry| entry.term > term && entry.start <= claimed && entry.term.node != own)
+            || entries.any(|entry| {
+                entry.term.node != own && entry.start <= claimed && (entry.term > term || is_foreign(entry))
+            })
     }
 
     fn meet_higher_term(&mut self, adopted: Term) {

@@ -23,6 +23,13 @@ pub struct Open {
     accepted_ns: Option<u64>,
 }
 
+impl Open {
+    fn has_room(&self, bytes: u64) -> bool {
+        let used = BATCH_HEADER_BYTES + self.body.len() as u64;
+        self.start.plus(used + bytes) <= self.limit.min(self.start.plus(MAX_BATCH_BYTES))
+    }
+}
+
 /// What an append asks for; `off` asks for nothing.
 pub type Asked = Option<(TicketId, Level, Option<Window>)>;
 
@@ -44,8 +51,7 @@ impl Host {
     pub fn append(&mut self, payload: &[u8], ticket: Asked, now_ns: u64) -> Option<Span> {
         let open = self.open.as_mut().filter(|_| !self.frozen)?;
         let bytes = record_bytes(payload.len() as u64);
-        let used = BATCH_HEADER_BYTES + open.body.len() as u64;
-        if open.start.plus(used + bytes) > open.limit.min(open.start.plus(MAX_BATCH_BYTES)) {
+        if !open.has_room(bytes) {
             self.inbox.push_back(Input::Pressure { bytes });
             return None;
         }
@@ -125,6 +131,7 @@ impl Host {
         }
         if !closed {
             self.open_at(stored.end, open.limit, &[]);
+            self.place_rules();
         }
     }
 
@@ -139,11 +146,30 @@ impl Host {
             rule: None,
             accepted_ns: None,
         });
-        preamble.iter().for_each(|(version, rule)| self.append_rule(*version, rule));
+        self.held_rules.retain(|(held, _)| preamble.iter().all(|(version, _)| version != held));
+        preamble.iter().for_each(|(version, rule)| self.put_rule(*version, rule));
         self.frozen = false;
     }
 
-    pub(super) fn append_rule(&mut self, version: u64, rule: &str) {
+    /// A rule record is placed as a producer's would be: when there is room.
+    pub(super) fn append_rule(&mut self, version: u64, rule: String) {
+        self.held_rules.push_back((version, rule));
+        self.place_rules();
+    }
+
+    fn place_rules(&mut self) {
+        while let (Some(open), Some((version, rule))) = (&self.open, self.held_rules.front()) {
+            let bytes = record_bytes(encode_rule(*version, rule).len() as u64);
+            if !open.has_room(bytes) {
+                return self.inbox.push_back(Input::Pressure { bytes });
+            }
+            if let Some((version, rule)) = self.held_rules.pop_front() {
+                self.put_rule(version, &rule);
+            }
+        }
+    }
+
+    fn put_rule(&mut self, version: u64, rule: &str) {
         self.rules.insert(version, rule.to_owned());
         if let Some(open) = &mut self.open {
             push_record(&mut open.body, RecordKind::Rule, &encode_rule(version, rule));
@@ -154,6 +180,7 @@ impl Host {
     pub(super) fn freeze(&mut self) {
         self.frozen = true;
         self.open = None;
+        self.held_rules.clear();
     }
 }
 

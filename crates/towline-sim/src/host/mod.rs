@@ -85,6 +85,8 @@ pub struct Host {
     pub must_resync: Option<usize>,
     /// Reported since it was started: the next start must find this.
     pub reported: [Lsn; 2],
+    /// In which term.
+    pub reported_in: Term,
     /// The highest it ever reported in each term: written, flushed, applied.
     pub ever: BTreeMap<Term, [Lsn; 3]>,
     /// Rules by version, as they went into the log.
@@ -96,6 +98,8 @@ pub struct Host {
     pub apply_chance: f64,
     open: Option<Open>,
     frozen: bool,
+    /// Rule records that have no room yet.
+    held_rules: VecDeque<(u64, String)>,
     receiving: Option<Receiving>,
     /// What came before there was room, per session.
     held: BTreeMap<SessionId, VecDeque<Message>>,
@@ -129,6 +133,7 @@ impl Host {
             promotion_refused: false,
             must_resync: None,
             reported: [Lsn(0); 2],
+            reported_in: Term::default(),
             ever: BTreeMap::new(),
             rules: BTreeMap::new(),
             told: Vec::new(),
@@ -137,6 +142,7 @@ impl Host {
             apply_chance,
             open: None,
             frozen: true,
+            held_rules: VecDeque::new(),
             receiving: None,
             held: BTreeMap::new(),
             segment_jobs: Vec::new(),
@@ -196,14 +202,22 @@ impl Host {
         self.receiving = None;
         self.inbox.clear();
         self.held.clear();
+        self.held_rules.clear();
         self.segment_jobs.clear();
         self.told_full = false;
         self.wishes.clear();
         self.history = None;
         self.troubles.paused = false;
-        if self.config.role == StartRole::Primary || !self.config.arena_outlives {
+        if !self.config.arena_outlives {
             self.arena = Bytes::default();
         }
+    }
+
+    /// What it has reported as written and flushed, as far as no later leader's term has taken the place since.
+    pub fn still_reported(&self) -> [Lsn; 2] {
+        let entries = self.disk.meta.history.entries().iter();
+        let later = entries.filter(|entry| entry.term > self.reported_in).map(|entry| entry.start).min();
+        self.reported.map(|mark| later.map_or(mark, |start| mark.min(start)))
     }
 
     /// Whether it leads and takes appends now.

@@ -17,7 +17,7 @@ impl Host {
                 promise!(env, start.plus(BLOCK_BYTES) <= limit, "an open batch has no room for its preamble");
                 self.open_at(start, limit, &preamble);
             }
-            Output::AppendRule { version, rule } => self.append_rule(version, &rule),
+            Output::AppendRule { version, rule } => self.append_rule(version, rule),
             Output::PutHeader { header } => {
                 sometimes!(env.marks, Roll, header.kind == BatchKind::Roll);
                 let salt = self.salt_at(header.start);
@@ -154,6 +154,7 @@ impl Host {
                 promise!(env, adopted == *term, "reports in {term}, and {adopted} is durable here");
                 promise!(env, watermarks.is_ordered(), "a report out of order: {watermarks:?}");
                 self.reported = [watermarks.written.lsn, watermarks.flushed.lsn];
+                self.reported_in = *term;
                 let marks = [watermarks.written.lsn, watermarks.flushed.lsn, watermarks.applied.lsn];
                 let ever = self.ever.entry(*term).or_default();
                 ever.iter_mut().zip(marks).for_each(|(ever, now)| *ever = (*ever).max(now));

@@ -21,6 +21,8 @@ pub struct Waiting {
     is_wait: bool,
     /// When the client gave up.
     cancelled_ns: Option<u64>,
+    /// Power cuts before it was appended: a standby whose word is still under way may lose what it had written.
+    power_cuts: u64,
 }
 
 /// A record that a client was told about.
@@ -32,8 +34,9 @@ pub struct Acked {
     pub term: Term,
     pub level: Level,
     pub window: Option<Window>,
-    /// Disks lost and power cuts before it.
+    /// Disks lost before the acknowledgement.
     pub disk_losses: u64,
+    /// Power cuts before the append.
     pub power_cuts: u64,
 }
 
@@ -43,6 +46,10 @@ impl World {
         let newest = self.newest_leader();
         for n in 0..self.hosts.len() {
             if !self.hosts[n].accepts() {
+                // A log that is full waits for its operator.
+                if self.plan.healing && self.hosts[n].leads() {
+                    self.trim(n);
+                }
                 continue;
             }
             let most = if Some(n) == newest { 4 } else { 2 };
@@ -94,7 +101,9 @@ impl World {
             let term = self.term_of(n);
             self.remember(Acked { key, span, term, level, window, disk_losses: 0, power_cuts: 0 });
         } else {
-            let waiting = Waiting { host: n, key, span, level, window, is_wait: false, cancelled_ns: None };
+            let power_cuts = self.power_cuts;
+            let waiting =
+                Waiting { host: n, key, span, level, window, is_wait: false, cancelled_ns: None, power_cuts };
             self.waiting.insert(id, waiting);
         }
         true
@@ -108,8 +117,16 @@ impl World {
         let ticket = TicketId(self.next_ticket);
         self.next_ticket += 1;
         let span = Span::new(end, end);
-        let waiting =
-            Waiting { host: n, key: 0, span, level, window: None, is_wait: true, cancelled_ns: None };
+        let waiting = Waiting {
+            host: n,
+            key: 0,
+            span,
+            level,
+            window: None,
+            is_wait: true,
+            cancelled_ns: None,
+            power_cuts: self.power_cuts,
+        };
         self.waiting.insert(ticket, waiting);
         self.hosts[n].inbox.push_back(Input::Wait { ticket, lsn: end, level });
     }
@@ -169,7 +186,7 @@ impl World {
             promise!(self.env, said, "silently asynchronous: {ack:?}");
         }
         if !waiting.is_wait {
-            let (disk_losses, power_cuts) = (self.disk_losses, self.power_cuts);
+            let (disk_losses, power_cuts) = (self.disk_losses, waiting.power_cuts);
             let (key, span, window) = (waiting.key, waiting.span, ack.window);
             self.remember(Acked { key, span, term, level: ack.level, window, disk_losses, power_cuts });
         }

@@ -158,7 +158,7 @@ impl World {
     /// A process ends without warning; with its power, un-flushed sectors may be gone.
     pub fn crash(&mut self, n: usize, power: bool) {
         self.counts.crashes += 1;
-        let was_stopped = self.hosts[n].stopped;
+        let was_stopped = self.hosts[n].stopped && !self.hosts[n].poisoned;
         self.drop_links_of(n, power);
         let host = &mut self.hosts[n];
         host.stop();

@@ -4,7 +4,7 @@
 use towline_check::{
     AckedRecord, Checker, Damage, Event as Told, Replica, StoredBatch, records_survive, replicas_agree,
 };
-use towline_core::types::{Level, Lsn, Position, Span, Term, TermHistory};
+use towline_core::types::{Level, Lsn, Position, Span, Term, TermHistory, TermStart};
 
 use super::World;
 use super::clients::Acked;
@@ -69,6 +69,21 @@ impl World {
         if self.streams.is_empty() && self.setup.apply_safe {
             checker.see(&Told::AppliesSafe);
         }
+        // Another node's term may have begun by all the rules and ended before anybody heard that it leads.
+        let parent_term = self
+            .streams
+            .iter()
+            .map(|stream| stream.term)
+            .filter(|led| history.entries().iter().any(|entry| entry.term == *led))
+            .max();
+        let is_unheard = |entry: &&TermStart| {
+            entry.term != term
+                && entry.term.node != term.node
+                && parent_term.is_some_and(|led| entry.term > led)
+        };
+        for entry in history.entries().iter().filter(is_unheard) {
+            checker.see(&Told::Leads { node: entry.term.node.0, end: entry.start });
+        }
         let same = self.streams.iter().any(|stream| stream.term == term);
         promise!(self.env, !same, "two leaderships in term {term}");
         let seen = checker.violations().len();
@@ -88,6 +103,11 @@ impl World {
         self.streams.push(Stream { term, host: n, history, start, checker, seen });
     }
 
+    /// Whether the node that led still has the disk on which it did.
+    pub(super) fn is_there(&self, stream: &Stream) -> bool {
+        self.hosts[stream.host].config.node == stream.term.node
+    }
+
     fn note_leadership(&mut self, n: usize, term: Term) {
         let env = &mut self.env;
         if let Some(last) = self.streams.last() {
@@ -105,7 +125,8 @@ impl World {
         if !self.is_owed(acked) {
             return;
         }
-        let later = self.streams.iter().filter(|stream| stream.term > acked.term);
+        // One whose disk is gone may have been alone in its term; whoever does know of it is judged when it leads.
+        let later = self.streams.iter().filter(|stream| stream.term > acked.term && self.is_there(stream));
         for Stream { term, start, history, .. } in later {
             if !holds(history, *start, acked) {
                 let text = format!("{acked:?} acknowledged, and {term} leads from {start} without it");
@@ -149,6 +170,11 @@ impl World {
             let node = self.hosts[n].config.node.0;
             stream.checker.see(&Told::Applied { node, lsn: upto });
         }
+    }
+
+    /// The most that a leader showed as exposure above the truth.
+    pub fn gauge_excess_bytes(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.checker.gauge_excess_bytes()).max().unwrap_or(0)
     }
 
     /// The end of a world: every log is read.

@@ -58,6 +58,8 @@ impl World {
         let leads = role == StartRole::Primary;
         let host = &mut self.hosts[n];
         host.config.role = role;
+        // Only a process that was started as a standby has its arena in shared memory, whatever becomes of it.
+        host.config.arena_outlives = self.setup.outlives && role == StartRole::Standby;
         host.config.rule = (leads && !self.setup.rule.is_empty()).then(|| self.setup.rule.clone());
         host.config.standbys = match role {
             StartRole::Primary => (0..members).filter(|other| *other != n).map(|m| format!("n{m}")).collect(),
@@ -65,7 +67,7 @@ impl World {
             StartRole::Standby => Vec::new(),
         };
         let goes_on = n != 0 || !self.streams.is_empty();
-        let reported = host.reported;
+        let reported = host.still_reported();
         let was_damaged = host.disk.damaged;
         match host.start(goes_on, &mut self.env) {
             Ok(end) => {
@@ -167,7 +169,13 @@ impl World {
 
     /// The host that leads in the highest term.
     pub fn newest_leader(&self) -> Option<usize> {
-        let newest = self.streams.iter().rev().max_by_key(|stream| stream.term)?;
+        // One that led on a disk that is gone may have been alone in its term: nobody else knows of it.
+        let newest = self
+            .streams
+            .iter()
+            .rev()
+            .filter(|stream| self.is_there(stream))
+            .max_by_key(|stream| stream.term)?;
         self.hosts[newest.host].leads().then_some(newest.host)
     }
 
@@ -227,8 +235,10 @@ impl World {
         if host.stopped {
             sometimes!(self.env.marks, CleanStop);
             self.plan.bounce_ns[n] = None;
+            // What a poisoned log had not flushed stays undone: that is no clean stop.
+            let damage = if host.poisoned { Damage::Killed } else { Damage::Stopped };
             self.take_down(n);
-            self.tell_damage(n, Damage::Stopped);
+            self.tell_damage(n, damage);
             let at_ns = now_ns + self.env.rng.within(0..2_000_000);
             return self.plan.start_at(n, at_ns);
         }

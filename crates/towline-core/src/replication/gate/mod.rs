@@ -269,6 +269,12 @@ impl CommitGate {
         }
     }
 
+    /// The record of an append that was refused after it had its place: nobody is told that it is committed, so it
+    /// is no exposure.
+    pub fn leave_unacknowledged(&mut self, ticket: &Ticket) {
+        self.exposure.claim(ticket.end, ticket.payload_bytes, ticket.accepted_ns);
+    }
+
     /// A client waits until the log up to `lsn` is safe at `level`, wherever it ends now.
     pub fn wait(&mut self, id: TicketId, lsn: Lsn, level: Level) {
         if let Some(reason) = self.refusal(id) {
