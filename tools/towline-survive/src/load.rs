@@ -30,7 +30,7 @@ pub(crate) struct Append {
     pub(crate) key: u64,
     /// Which connection: each ends with the primary that it was made to.
     pub(crate) run: u32,
-    /// When it was due, and when it was handed to the socket.
+    /// When it was due, and when the socket had nothing of it yet.
     pub(crate) due_ns: u64,
     pub(crate) sent_ns: u64,
     pub(crate) end: End,
@@ -126,6 +126,13 @@ impl Load {
 
     pub(crate) fn acks(&self) -> u64 {
         self.journal().acks
+    }
+
+    /// How many have been acknowledged of those that were sent after that moment.
+    pub(crate) fn acks_of_sent_after(&self, moment_ns: u64) -> usize {
+        let journal = self.journal();
+        let later = journal.appends.iter().rev().take_while(|append| append.sent_ns > moment_ns);
+        later.filter(|append| append.ack().is_some()).count()
     }
 
     /// Waits until `count` more acks have come.
@@ -267,10 +274,11 @@ impl Sender {
             let bytes = payload(self.next_key);
             let mut journal = lock(&self.journal);
             // Under the lock: nobody sees an end of what is not in the journal yet.
+            // Before it can be on its way: what was sent later than this is not what was sent earlier.
+            let sent_ns = self.began.elapsed().as_nanos() as u64;
             if client.submit(&[&bytes], self.plan.level, self.plan.window).is_err() {
                 return;
             }
-            let sent_ns = self.began.elapsed().as_nanos() as u64;
             let end = End::Waiting;
             journal.appends.push(Append { key: self.next_key, run, due_ns: self.due_ns, sent_ns, end });
             self.next_key += 1;

@@ -187,13 +187,12 @@ impl Scene<'_> {
         self.goes_on()
     }
 
-    /// While no standby can confirm, nothing that waits for one may be acknowledged.
+    /// While no standby can confirm, nothing that waits for one may be acknowledged. What was sent before may have
+    /// been confirmed before, and its acknowledgement be late; nobody can have confirmed what was sent since.
     fn nobody_confirms(&mut self) -> Result<()> {
-        // What was confirmed before is still on its way.
-        self.context.sleep(OUTAGE / 4)?;
-        let before = self.load.acks();
+        let since_ns = self.load.now_ns();
         self.context.sleep(OUTAGE)?;
-        let more = self.load.acks() - before;
+        let more = self.load.acks_of_sent_after(since_ns);
         if more > 0
             && self.row.level.is_remote()
             && self.row.window.is_none()
