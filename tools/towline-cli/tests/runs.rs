@@ -163,7 +163,7 @@ fn advice_rests_on_a_run_of_this_machine_or_is_refused() {
 #[test]
 fn goals_that_are_none_are_usage_errors() {
     for (arguments, word) in [
-        (&["advise", "--survive", "bad-luck", "--p99", "2ms"][..], "primary-disk-loss"),
+        (&["advise", "--survive", "bad-luck", "--p99", "2ms"][..], "primary-disk"),
         (&["advise", "--survive", "primary-kill", "--p99", "2"], "duration"),
         (&["advise", "--survive", "primary-kill", "--p99", "0ms"], "--p99"),
         (&["advise", "--survive", "primary-kill"], "--p99"),

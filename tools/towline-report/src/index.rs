@@ -3,6 +3,7 @@
 use crate::html::{escape, page};
 use crate::run_folder::{FolderError, write_atomically};
 use crate::schema::{Level, Report};
+use crate::survive_run::{SurviveRun, Verdict};
 use crate::units;
 use std::path::Path;
 
@@ -67,6 +68,7 @@ pub fn index_page(results_dir: &Path) -> Result<String, FolderError> {
         body.push_str("<tr><td colspan=\"8\">No run yet.</td></tr>");
     }
     body.push_str("</tbody></table></div></section>");
+    body.push_str(&survival_section(&SurviveRun::all(results_dir)));
     good.reverse();
     body.push_str(&crate::html::trend::sections(&good));
     Ok(page("Towline · runs", &body))
@@ -102,6 +104,50 @@ fn row(folder: &str, report: &Report) -> String {
         units::per_second(most),
         if judged == 0 { "–".into() } else { format!("{met} of {judged}") },
         folder = escape(folder),
+    )
+}
+
+/// Survival runs, newest first; nothing where there are none.
+fn survival_section(runs: &[SurviveRun]) -> String {
+    if runs.is_empty() {
+        return String::new();
+    }
+    let mut body = String::new();
+    for run in runs.iter().rev() {
+        let mut kinds = Vec::new();
+        if !run.cells.is_empty() {
+            kinds.push(format!("levels × failures, {} cells", run.cells.len()));
+        }
+        if !run.windows.is_empty() {
+            let crashes: u64 = run.windows.iter().map(|cell| cell.runs).sum();
+            kinds.push(format!("{} windows, {crashes} crashes", run.windows.len()));
+        }
+        if let Some(soak) = &run.soak {
+            let faults = units::grouped(soak.faults as f64);
+            kinds.push(format!("long run of {:.0} min, {faults} failures", run.seconds / 60.0));
+        }
+        if run.interrupted {
+            kinds.push("interrupted".into());
+        }
+        let count = |verdict| run.verdicts().filter(|one| *one == verdict).count();
+        let counts = [Verdict::Passed, Verdict::Failed, Verdict::NotShown].map(count);
+        let counts: String = counts.iter().map(|count| format!("<td class=\"n\">{count}</td>")).collect();
+        body.push_str(&format!(
+            "<tr><td class=\"nowrap\">{}</td><td><a href=\"{}/survive.html\">{}</a></td><td>{}</td><td>{}</td>\
+             <td class=\"n\">{}</td>{counts}</tr>",
+            escape(&run.began.replace('T', " ").replace('Z', "")),
+            escape(&run.folder),
+            escape(&kinds.join("; ")),
+            escape(&run.commit),
+            escape(&run.machine),
+            units::grouped(run.acked() as f64),
+        ));
+    }
+    format!(
+        "<section id=\"survival\"><h2>What survives</h2><p class=\"lead\">Real nodes on disks that forget, failures at their \
+         worst moment, and every acknowledged record looked for.</p><div class=\"scroll\"><table><thead><tr><th>started</th>\
+         <th>run</th><th>commit</th><th>machine</th><th class=\"n\">records looked for</th><th class=\"n\">passed</th>\
+         <th class=\"n\">failed</th><th class=\"n\">not shown</th></tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 }
 
@@ -165,6 +211,42 @@ mod tests {
         assert!(place("first") < place("second"), "the oldest first");
         assert!(trend.contains("1.25×") && trend.contains("1.50×") && trend.contains("chart-trend-0-rate"));
         assert!(!trend.contains("elsewhere") && !trend.contains("9.00×") && !text.contains("trend-1"));
+    }
+
+    #[test]
+    fn survival_runs_are_listed_with_what_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(!index_page(dir.path()).unwrap().contains("id=\"survival\""));
+        let runs = [
+            (
+                "survive-1",
+                r#"{"began":"2026-01-01T00:00:00Z","cells":[{"verdict":"passed","acked":5},{"verdict":"not_shown"}]}"#,
+            ),
+            (
+                "survive-2",
+                r#"{"began":"2026-01-02T00:00:00Z","commit":"<b>","windows":[{"verdict":"failed","runs":10}]}"#,
+            ),
+            (
+                "survive-3",
+                r#"{"began":"2026-01-03T00:00:00Z","seconds":3600,"soak":{"faults":5120,"acked":12000000,"rows":[{"notes":[]}]}}"#,
+            ),
+        ];
+        for (name, text) in runs {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("survive.json"), text).unwrap();
+        }
+        let text = index_page(dir.path()).unwrap();
+        let rows: Vec<&str> = text[text.find("id=\"survival\"").unwrap()..].split("<tr>").skip(2).collect();
+        assert!(
+            rows[0].contains("survive-3/survive.html")
+                && rows[0].contains("long run of 60 min, 5,120 failures")
+        );
+        assert!(rows[0].contains("12,000,000"), "{}", rows[0]);
+        assert!(rows[1].contains("1 windows, 10 crashes") && rows[1].contains("&lt;b&gt;"), "{}", rows[1]);
+        assert!(rows[2].contains("levels × failures, 2 cells"));
+        let counts =
+            "<td class=\"n\">5</td><td class=\"n\">1</td><td class=\"n\">0</td><td class=\"n\">1</td>";
+        assert!(rows[2].contains(counts), "{}", rows[2]);
     }
 
     #[test]

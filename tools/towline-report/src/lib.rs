@@ -20,13 +20,15 @@ mod run_folder;
 pub mod schema;
 pub mod series;
 pub mod stats;
+pub mod survive_run;
 #[cfg(test)]
 mod synthetic;
 mod table;
 mod units;
 
-pub use html::render_html;
+pub use html::{render_html, render_html_with_loss};
 pub use index::{index_page, write_index};
 pub use run_folder::{FolderError, RunFolder, utc_now_rfc3339};
 pub use schema::{LoadError, Report};
+pub use survive_run::SurviveRun;
 pub use table::{format_comparison, format_tables, print_tables};

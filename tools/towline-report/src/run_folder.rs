@@ -4,6 +4,7 @@
 
 use crate::histograms::{HistogramLog, TaggedHistogram};
 use crate::schema::Report;
+use crate::survive_run::SurviveRun;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -59,12 +60,24 @@ impl RunFolder {
         report.save(&self.path)
     }
 
-    /// Writes `report.html` alone: what was measured stays byte for byte as it was written.
+    /// The newest survival run of the same machine beside this one that crashed windows: its figures stand under the
+    /// window curves. `None` where the folder is in no collection.
+    pub fn newest_loss(&self, report: &Report) -> Option<SurviveRun> {
+        let runs = self.path.parent().filter(|runs| runs.ends_with("runs"))?;
+        SurviveRun::newest_with_windows(runs.parent()?, &report.environment)
+    }
+
+    /// Writes `report.html` alone, with [`Self::newest_loss`] under its window curves: what was measured stays byte for
+    /// byte as it was written.
     ///
     /// # Errors
     /// [`FolderError`] when it could not be written.
     pub fn write_page(&self, report: &Report) -> Result<(), FolderError> {
-        write_atomically(&self.path.join("report.html"), crate::render_html(report).as_bytes())
+        let loss = self.newest_loss(report);
+        write_atomically(
+            &self.path.join("report.html"),
+            crate::html::render_html_with_loss(report, loss.as_ref()).as_bytes(),
+        )
     }
 
     /// Writes `histograms/<name>.hlog`, an HdrHistogram interval log (V2) with one tagged interval per repetition,

@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 
 #[path = "synthetic_experiments.rs"]
 mod experiments;
-pub(crate) use experiments::full_report;
+pub(crate) use experiments::{full_report, survive_run};
 
 pub(crate) fn window_point(window: Window, link_rtt_us: f64, p50: u64) -> Point {
     Point {
@@ -138,11 +138,13 @@ fn replay(report: &mut Report, noise: &mut Noise, repetition: u32) {
     }
 }
 
+/// Bytes; the sweep ends with ∞.
+const WINDOWS: [u64; 11] = [0, 256, 1024, 2048, 4096, 8192, 16384, 24576, 32768, 65536, 262_144];
+
 fn window(report: &mut Report, noise: &mut Noise, repetition: u32, link_rtt_us: f64, rate: f64) {
     let lambda = rate * 256.0;
     let remote_ns = 158e3 + link_rtt_us * 1e3;
-    let windows = [0u64, 256, 1024, 2048, 4096, 8192, 16384, 24576, 32768, 65536, 262_144];
-    for window in windows.map(Window::Bytes).into_iter().chain([Window::Inf]) {
+    for window in WINDOWS.map(Window::Bytes).into_iter().chain([Window::Inf]) {
         let bytes = match window {
             Window::Bytes(bytes) => bytes as f64,
             _ => f64::INFINITY,

@@ -3,6 +3,7 @@
 
 use super::{Noise, canonical_report, window_point};
 use crate::schema::*;
+use crate::survive_run::{Cell, Loss, Row, SurviveRun, Verdict};
 use rand::SeedableRng;
 use rand::rngs::ChaCha8Rng;
 
@@ -42,6 +43,47 @@ pub(crate) fn full_report(repetitions: u32) -> Report {
         report.timelines.push(timeline(&mut noise, repetition));
     }
     report
+}
+
+/// Windows that were crashed ten times each, on the machine of the reports.
+pub(crate) fn survive_run() -> SurviveRun {
+    let machine = super::machine();
+    let cell = |window: Window, most: u64| Cell {
+        row: Row { name: "window".into(), window: Some(window) },
+        verdict: Verdict::Passed,
+        runs: 10,
+        losing_runs: if most > 0 { 10 } else { 0 },
+        acked: 9_000,
+        largest: Loss {
+            records: most.div_ceil(127),
+            payload_bytes: most,
+            window_share: if let Window::Bytes(size @ 1..) = window {
+                most as f64 / size as f64
+            } else {
+                0.0
+            },
+        },
+        loss_sizes: (1..=10).map(|run| most * (90 + run) / 100).collect(),
+        p50_us: 420.0,
+    };
+    let steps = super::WINDOWS.into_iter().skip(1).map(|bytes| cell(Window::Bytes(bytes), bytes * 94 / 100));
+    let mut windows = vec![cell(Window::Bytes(0), 0)];
+    windows.extend(steps);
+    windows.push(cell(Window::Inf, 93_000));
+    windows.push(cell(Window::Records(100), 97));
+    windows.push(cell(Window::Micros(20_000), 15_500));
+    SurviveRun {
+        folder: "survive-20261123T165000Z".into(),
+        began: "2026-11-23T16:50:00Z".into(),
+        seconds: 200.0,
+        rate_per_s: 6000.0,
+        lanes: 2,
+        cpu: machine.cpu,
+        cores: machine.cores,
+        commit: machine.commit,
+        windows,
+        ..SurviveRun::default()
+    }
 }
 
 /// Four systems at two loads: one promise that most make, one that a library makes alone, one that is not durable.

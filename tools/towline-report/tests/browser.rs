@@ -5,17 +5,20 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use towline_report::{knee, schema};
+use towline_report::{knee, schema, survive_run};
 
 #[path = "../src/synthetic.rs"]
 mod synthetic;
 
 /// What a run with every experiment draws: levels × loads × quantiles, windows × quantiles, and so on.
-const MARKS: [(&str, usize); 21] = [
+const MARKS: [(&str, usize); 23] = [
     ("ladder-latency", 5 * 3 * 2),
     ("ladder-rate", 5 * 3),
     ("window-0", 12 * 2),
     ("window-1", 12 * 2),
+    // Windows of the sweep that were crashed, 0 and ∞ among them × median and largest.
+    ("loss-0", 12 * 2),
+    ("loss-1", 12 * 2),
     ("replay-latency", 5 * 2),
     ("sync-rules-latency", 4 * 2),
     ("standbys-latency", 4 * 2),
@@ -40,7 +43,8 @@ const MARKS: [(&str, usize); 21] = [
 #[test]
 fn every_chart_shows_its_marks_on_a_desk_and_on_a_phone() {
     let Some(browser) = browser() else { return };
-    let page = towline_report::render_html(&synthetic::full_report(3));
+    let page =
+        towline_report::render_html_with_loss(&synthetic::full_report(3), Some(&synthetic::survive_run()));
     for (width, height) in [(1280, 900), (500, 900)] {
         let (dom, log) = dump(&browser, &page, width, height);
         assert!(dom.contains("data-ready=\"yes\""), "the page's script did not end at {width} px");

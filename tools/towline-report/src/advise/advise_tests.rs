@@ -55,7 +55,7 @@ fn the_weakest_rung_that_meets_both_is_named() {
         (Failure::CleanStop, Level::Off),
         (Failure::PrimaryPowerCut, Level::Local),
         (Failure::PrimaryDiskLoss, Level::RemoteWrite),
-        (Failure::PrimaryDiskLossStandbyPowerCut, Level::On),
+        (Failure::PrimaryDiskLossStandbysPowerCut, Level::On),
     ] {
         assert_eq!(met(&advise(&report, goal(failure, 2_000)).unwrap()), (level, None));
     }
@@ -197,5 +197,5 @@ fn a_whole_run_answers_and_its_answer_is_json() {
     let json = serde_json::to_value(&advice).unwrap();
     assert_eq!(json["verdict"]["answer"], "met");
     assert_eq!(json["verdict"]["level"], "remote_write");
-    assert_eq!(json["goal"]["survive"], "primary-disk-loss");
+    assert_eq!(json["goal"]["survive"], "primary-disk");
 }

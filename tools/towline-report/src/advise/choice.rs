@@ -42,7 +42,7 @@ fn nothing_survives(rungs: &[Rung]) -> Verdict {
         why: "no level survives the loss of every disk that held the log".into(),
         nearest: vec![format!(
             "`on` survives the loss of all but one of the disks it waited for, its own and k others: this run's rules \
-             wait for {most}. Ask for primary-disk-loss+standby-power-cut (k = 1) or primary-and-standby-disk-loss (k = 2), \
+             wait for {most}. Ask for primary-disk+standbys-power (k = 1) or two-disks (k = 2), \
              and keep a standby where its disk does not share the fate of the others."
         )],
     }

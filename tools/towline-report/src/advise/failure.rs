@@ -17,10 +17,10 @@ pub enum Failure {
     AllPowerCut,
     /// The primary is gone with its disk; a standby is promoted.
     PrimaryDiskLoss,
-    /// The same, and SIGKILL of a standby that counted, at the same moment.
-    PrimaryDiskLossStandbyKill,
+    /// The same, and SIGKILL of the standbys that counted, at the same moment.
+    PrimaryDiskLossStandbysKill,
     /// The same, and a power cut of the standbys that counted, at the same moment.
-    PrimaryDiskLossStandbyPowerCut,
+    PrimaryDiskLossStandbysPowerCut,
     /// The disks of the primary and of one standby that counted.
     PrimaryAndStandbyDiskLoss,
     /// Every disk that held the log.
@@ -44,24 +44,24 @@ impl Failure {
         Self::PrimaryPowerCut,
         Self::AllPowerCut,
         Self::PrimaryDiskLoss,
-        Self::PrimaryDiskLossStandbyKill,
-        Self::PrimaryDiskLossStandbyPowerCut,
+        Self::PrimaryDiskLossStandbysKill,
+        Self::PrimaryDiskLossStandbysPowerCut,
         Self::PrimaryAndStandbyDiskLoss,
         Self::AllDiskLoss,
     ];
 
-    /// The name on a command line.
+    /// The name on a command line and in tables, as the survival runs have it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::CleanStop => "clean-stop",
             Self::PrimaryKill => "primary-kill",
-            Self::PrimaryPowerCut => "primary-power-cut",
-            Self::AllPowerCut => "all-power-cut",
-            Self::PrimaryDiskLoss => "primary-disk-loss",
-            Self::PrimaryDiskLossStandbyKill => "primary-disk-loss+standby-kill",
-            Self::PrimaryDiskLossStandbyPowerCut => "primary-disk-loss+standby-power-cut",
-            Self::PrimaryAndStandbyDiskLoss => "primary-and-standby-disk-loss",
-            Self::AllDiskLoss => "all-disk-loss",
+            Self::PrimaryPowerCut => "primary-power",
+            Self::AllPowerCut => "all-power",
+            Self::PrimaryDiskLoss => "primary-disk",
+            Self::PrimaryDiskLossStandbysKill => "primary-disk+standbys-kill",
+            Self::PrimaryDiskLossStandbysPowerCut => "primary-disk+standbys-power",
+            Self::PrimaryAndStandbyDiskLoss => "two-disks",
+            Self::AllDiskLoss => "all-disks",
         }
     }
 
@@ -73,10 +73,10 @@ impl Failure {
             Self::PrimaryPowerCut => "the primary loses its power, its disk comes back, nobody was promoted",
             Self::AllPowerCut => "every node loses its power, the primary's disk comes back",
             Self::PrimaryDiskLoss => "the primary's disk is gone, a standby is promoted",
-            Self::PrimaryDiskLossStandbyKill => {
-                "the primary's disk is gone and a standby that counted is killed, at once"
+            Self::PrimaryDiskLossStandbysKill => {
+                "the primary's disk is gone and the standbys that counted are killed, at once"
             }
-            Self::PrimaryDiskLossStandbyPowerCut => {
+            Self::PrimaryDiskLossStandbysPowerCut => {
                 "the primary's disk is gone and the standbys that counted lose their power, at once"
             }
             Self::PrimaryAndStandbyDiskLoss => {
@@ -91,8 +91,8 @@ impl Failure {
         let (level, standbys) = match self {
             Self::CleanStop => (Level::Off, 0),
             Self::PrimaryKill | Self::PrimaryPowerCut | Self::AllPowerCut => (Level::Local, 0),
-            Self::PrimaryDiskLoss | Self::PrimaryDiskLossStandbyKill => (Level::RemoteWrite, 1),
-            Self::PrimaryDiskLossStandbyPowerCut => (Level::On, 1),
+            Self::PrimaryDiskLoss | Self::PrimaryDiskLossStandbysKill => (Level::RemoteWrite, 1),
+            Self::PrimaryDiskLossStandbysPowerCut => (Level::On, 1),
             Self::PrimaryAndStandbyDiskLoss => (Level::RemoteWrite, 2),
             Self::AllDiskLoss => return None,
         };
@@ -116,7 +116,7 @@ impl Failure {
                 "what was not yet flushed".into()
             }
             Self::PrimaryAndStandbyDiskLoss if remote => "what only that standby had".into(),
-            Self::PrimaryDiskLossStandbyPowerCut if remote => "what the standbys had in memory only".into(),
+            Self::PrimaryDiskLossStandbysPowerCut if remote => "what the standbys had in memory only".into(),
             _ => match exposure {
                 Some(exposure) => format!(
                     "what no standby had: seen {}, at most {}",
@@ -134,12 +134,26 @@ impl std::str::FromStr for Failure {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let names = || Self::ALL.map(Self::as_str).join(", ");
+        let short = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, short)| short);
         Self::ALL
             .into_iter()
-            .find(|failure| failure.as_str() == name)
+            .find(|failure| failure.as_str() == short)
             .ok_or_else(|| format!("no failure is called '{name}'; there are {}", names()))
     }
 }
+
+/// Longer names, and the ones that survival runs and tables use.
+const ALIASES: [(&str, &str); 9] = [
+    ("primary-power-cut", "primary-power"),
+    ("all-power-cut", "all-power"),
+    ("primary-disk-loss", "primary-disk"),
+    ("primary-disk-loss+standby-kill", "primary-disk+standbys-kill"),
+    ("primary-disk-loss+standbys-kill", "primary-disk+standbys-kill"),
+    ("primary-disk-loss+standby-power-cut", "primary-disk+standbys-power"),
+    ("primary-disk-loss+standbys-power-cut", "primary-disk+standbys-power"),
+    ("primary-and-standby-disk-loss", "two-disks"),
+    ("all-disk-loss", "all-disks"),
+];
 
 impl Serialize for Failure {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -171,12 +185,17 @@ mod tests {
         assert_eq!(weakest(Failure::AllPowerCut, 0), Some(Level::Local));
         assert_eq!(weakest(Failure::PrimaryDiskLoss, 1), Some(Level::RemoteWrite));
         assert_eq!(weakest(Failure::PrimaryDiskLoss, 0), None, "without a rule nobody is waited for");
-        assert_eq!(weakest(Failure::PrimaryDiskLossStandbyPowerCut, 1), Some(Level::On));
+        assert_eq!(weakest(Failure::PrimaryDiskLossStandbysPowerCut, 1), Some(Level::On));
         assert_eq!(weakest(Failure::PrimaryAndStandbyDiskLoss, 1), None);
         assert_eq!(weakest(Failure::PrimaryAndStandbyDiskLoss, 2), Some(Level::RemoteWrite));
         assert_eq!(weakest(Failure::AllDiskLoss, 9), None);
         for failure in Failure::ALL {
             assert_eq!(failure.as_str().parse(), Ok(failure));
+            assert!(ALIASES.iter().all(|(alias, _)| *alias != failure.as_str()), "no alias hides a name");
+        }
+        for (alias, name) in ALIASES {
+            assert_eq!(alias.parse(), name.parse::<Failure>(), "{alias}");
+            assert!(name.parse::<Failure>().is_ok(), "{alias}");
         }
     }
 

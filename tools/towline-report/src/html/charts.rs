@@ -1,18 +1,15 @@
-//! The charts of the page: a row of dots for every level and load, and latency against the window.
+//! The charts of the page: a row of dots for every level and load; what other charts share.
 //!
 //! Drawn by `plotters` as SVG and not by plotly: plotly's script weighs 4.5 MB a page (1.6 MB packed), and every run
 //! is kept in git; an SVG is a few kilobytes, prints as vectors, takes the page's theme, and is there without any
 //! script. What plotly would add, zooming, is not needed for 15 rows; the figures are in the table below each chart.
 
 use super::axis::{Axis, Scale};
-use super::svg::{BLUE, GREEN, GRID, Hit, INK, MUTED, PAPER, PURPLE, SKY, VERMILION};
+use super::svg::{BLUE, GRID, Hit, INK, MUTED, PAPER, SKY, VERMILION};
 use super::svg::{DrawError, Width, drawing, font};
-use crate::knee::{self, Curve};
-use crate::schema::{Knee, Window};
-use crate::units;
 use plotters::coord::Shift;
 use plotters::prelude::{Cartesian2d, ChartBuilder, ChartContext, Circle, Color, DrawingArea, FontStyle};
-use plotters::prelude::{DashedLineSeries, LabelAreaPosition, LineSeries, PathElement, RGBColor};
+use plotters::prelude::{LabelAreaPosition, PathElement, RGBColor};
 use plotters::prelude::{SVGBackend, TRANSPARENT, Text, TextStyle};
 
 /// One group of rows: a level, with the floor it is held against.
@@ -135,204 +132,34 @@ fn dot_rows_once(
     })
 }
 
-/// p50 and p99 against the window for one link and load, in both scales and widths.
-pub(super) fn window_curve(curve: &Curve<'_>, knee: Option<&Knee>, label: &str) -> String {
-    let mut text = String::new();
-    for width in [Width::Wide, Width::Narrow] {
-        for scale in [Scale::Linear, Scale::Log] {
-            text.push_str(&window_curve_once(curve, knee, label, width, scale));
-        }
-    }
-    text
-}
-
-fn window_curve_once(
-    curve: &Curve<'_>,
-    knee: Option<&Knee>,
-    label: &str,
-    width: Width,
-    scale: Scale,
-) -> String {
-    let rows = crate::groups::rows(curve.points.iter().copied());
-    let points: Vec<_> = curve
-        .windows()
-        .into_iter()
-        .filter_map(|window| {
-            rows.iter().find(|row| row.point.window == Some(window)).map(|row| (window, row))
-        })
-        .collect();
-    let axis = WindowAxis::of(curve, knee);
-    let values =
-        points.iter().flat_map(|(_, row)| [row.p50().min, row.p50().max, row.p99().min, row.p99().max]);
-    let latencies = scale.axis(values, 7, &units::duration);
-    let (low, high) = (latencies.low, latencies.high);
-    let height = if width == Width::Wide { 380 } else { 330 };
-    drawing(width, height, scale, label, |area| {
-        let mut hits = Vec::new();
-        let windows = Axis { low: axis.from, high: axis.to, ticks: axis.labelled(width) };
-        let mut chart = ChartBuilder::on(area)
-            .margin_right(18)
-            .margin_top(44)
-            .set_label_area_size(LabelAreaPosition::Left, if width == Width::Wide { 76 } else { 58 })
-            .set_label_area_size(LabelAreaPosition::Bottom, 52)
-            .build_cartesian_2d(windows, latencies)?;
-        chart
-            .configure_mesh()
-            .axis_style(GRID)
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .disable_x_mesh()
-            .label_style(font(12.0).color(&MUTED))
-            .x_desc("window ω")
-            .axis_desc_style(font(12.0).color(&MUTED))
-            .draw()?;
-        if let Some(knee) = knee {
-            let steps = 120;
-            let model = (0..=steps).map(|step| {
-                let place = axis.first + (axis.last - axis.first) * f64::from(step) / f64::from(steps);
-                (place, scale.place(knee::predicted_ns(knee, axis.bytes_at(place), curve.record_bytes)))
-            });
-            let inside = model.filter(|(_, y)| (low..=high).contains(y));
-            chart.draw_series(LineSeries::new(inside, MUTED.stroke_width(1)))?;
-            let formula = axis.place_of_bytes(knee.formula_bytes);
-            let measured = knee.measured_bytes.map(|bytes| axis.place_of_bytes(bytes));
-            // Outwards from the other line, and never out of the drawing.
-            let middle = (axis.from + axis.to) / 2.0;
-            let measured_to_left = match measured {
-                Some(measured) if measured > formula && measured < middle => false,
-                Some(measured) if measured < formula && measured > middle => true,
-                Some(measured) => measured > axis.from + 0.7 * (axis.to - axis.from),
-                None => false,
-            };
-            let formula_to_left = if formula < axis.from + 0.3 * (axis.to - axis.from) {
-                false
-            } else {
-                formula > middle || measured.is_some_and(|measured| measured > formula)
-            };
-            let measured_words = format!("measured {}", units::bytes(knee.measured_bytes.unwrap_or(0.0)));
-            let formula_words = format!("formula W* {}", units::bytes(knee.formula_bytes));
-            let lines = [
-                (Some(formula), GREEN, formula_words, 6, formula_to_left),
-                (measured, PURPLE, measured_words, 22, measured_to_left),
-            ];
-            for (place, color, words, text_y, to_left) in lines {
-                let Some(place) = place.filter(|place| (axis.from..=axis.to).contains(place)) else {
-                    continue;
-                };
-                let ends = [(place, low), (place, high)];
-                chart.draw_series(DashedLineSeries::new(ends, 5, 4, color.stroke_width(2)))?;
-                let (x, top) = chart.plotting_area().map_coordinate(&(place, high));
-                area.draw(&PathElement::new([(x, top), (x, text_y + 6)], color.stroke_width(1)))?;
-                let from = (if to_left { x - 6 } else { x + 6 }, text_y);
-                put_aligned(area, &words, from, 12.0, color, to_left)?;
-            }
-        }
-        for filled in [false, true] {
-            let quantile = |row: &crate::groups::Row<'_>| if filled { row.p50() } else { row.p99() };
-            let color = if filled { BLUE } else { VERMILION };
-            let line: Vec<_> = points
-                .iter()
-                .map(|(window, row)| (axis.place(curve, *window), scale.place(quantile(row).median)))
-                .collect();
-            let bounded: Vec<_> =
-                line.iter().copied().filter(|(x, _)| (axis.first..=axis.last).contains(x)).collect();
-            chart.draw_series(LineSeries::new(bounded.iter().copied(), color.stroke_width(2)))?;
-            // 0 and ∞ have no place on a logarithmic axis: their part of the line is dashed.
-            for pair in line.windows(2) {
-                if pair[0].0 < axis.first || pair[1].0 > axis.last {
-                    chart.draw_series(DashedLineSeries::new(
-                        [pair[0], pair[1]],
-                        3,
-                        4,
-                        color.stroke_width(2),
-                    ))?;
-                }
-            }
-            for ((window, row), place) in points.iter().zip(&line) {
-                let spread = quantile(row);
-                let ends = [(place.0, scale.place(spread.min)), (place.0, scale.place(spread.max))];
-                chart.draw_series(std::iter::once(PathElement::new(ends, color.stroke_width(2))))?;
-                draw_dot(&mut chart, *place, filled, 4)?;
-                let (x, y) = chart.plotting_area().map_coordinate(place);
-                let name = if filled { "p50" } else { "p99" };
-                let window = crate::table::window_words(Some(*window));
-                let text = format!("ω = {window}\n{name} {}", super::tables::with_range(&spread));
-                hits.push(Hit { x, y, text });
-            }
-        }
-        Ok(hits)
-    })
-}
-
-/// ω on a logarithmic axis in bytes, with 0 and ∞ as ends of their own.
-struct WindowAxis {
-    from: f64,
-    first: f64,
-    last: f64,
-    to: f64,
-    places: Vec<(f64, String)>,
-}
-
-impl WindowAxis {
-    const END: f64 = 1.3;
-
-    fn of(curve: &Curve<'_>, knee: Option<&Knee>) -> Self {
-        let bounded = curve.windows().into_iter().map(|window| curve.in_bytes(window));
-        let bounded = bounded.filter(|bytes| *bytes > 0.0 && bytes.is_finite());
-        let marks = knee.map(|knee| knee.formula_bytes).into_iter().filter(|bytes| *bytes > 0.0);
-        let all: Vec<f64> = bounded.chain(marks).map(f64::log2).collect();
-        let first = all.iter().copied().fold(f64::INFINITY, f64::min);
-        let last = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let (first, last) = if all.is_empty() { (0.0, 1.0) } else { (first, last.max(first + 0.1)) };
-        let mut axis = Self {
-            from: first - Self::END - 0.4,
-            first,
-            last,
-            to: last + Self::END + 0.4,
-            places: Vec::new(),
-        };
-        axis.places = curve
-            .windows()
-            .into_iter()
-            .map(|window| (axis.place(curve, window), crate::table::window_words(Some(window))))
-            .collect();
-        axis
-    }
-
-    fn place(&self, curve: &Curve<'_>, window: Window) -> f64 {
-        self.place_of_bytes(curve.in_bytes(window))
-    }
-
-    fn place_of_bytes(&self, bytes: f64) -> f64 {
-        match bytes {
-            _ if bytes <= 0.0 => self.first - Self::END,
-            _ if bytes.is_infinite() => self.last + Self::END,
-            _ => bytes.log2(),
-        }
-    }
-
-    fn bytes_at(&self, place: f64) -> f64 {
-        place.exp2()
-    }
-
-    /// Places with a label: both ends, and of the others as many as there is room for.
-    fn labelled(&self, width: Width) -> Vec<(f64, String)> {
-        let room = if width == Width::Wide { 66.0 } else { 58.0 };
-        let per_place = f64::from(width.pixels() - 100) / (self.to - self.from);
-        let mut kept: Vec<(f64, String)> = Vec::new();
-        let end = self.places.last().map_or(f64::INFINITY, |place| place.0);
-        for (index, (place, text)) in self.places.iter().enumerate() {
-            let clear = |other: f64| (place - other).abs() * per_place >= room;
-            let is_end = index + 1 == self.places.len();
-            if is_end || (kept.last().is_none_or(|last| clear(last.0)) && clear(end)) {
-                kept.push((*place, text.clone()));
-            }
-        }
-        kept
-    }
-}
-
 pub(super) type Plane<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<Axis, Axis>>;
+
+/// A plane with a latency, a loss or a rate upwards. `margin_top` is room for words above it.
+pub(super) fn plane<'a, 'b>(
+    area: &'a DrawingArea<SVGBackend<'b>, Shift>,
+    (xs, ys): (Axis, Axis),
+    margin_top: i32,
+    x_name: &str,
+    width: Width,
+) -> Result<Plane<'a, 'b>, DrawError> {
+    let mut plane = ChartBuilder::on(area)
+        .margin_right(18)
+        .margin_top(margin_top)
+        .set_label_area_size(LabelAreaPosition::Left, if width == Width::Wide { 76 } else { 58 })
+        .set_label_area_size(LabelAreaPosition::Bottom, 52)
+        .build_cartesian_2d(xs, ys)?;
+    plane
+        .configure_mesh()
+        .axis_style(GRID)
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .disable_x_mesh()
+        .label_style(font(12.0).color(&MUTED))
+        .x_desc(x_name)
+        .axis_desc_style(font(12.0).color(&MUTED))
+        .draw()?;
+    Ok(plane)
+}
 
 pub(super) fn draw_dot(
     chart: &mut Plane<'_, '_>,

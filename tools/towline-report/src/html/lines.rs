@@ -1,13 +1,10 @@
 //! A chart of p50 and p99 over something that can be measured: a rate, a time.
 
 use super::axis::{Axis, Scale};
-use super::charts::{draw_dot, put_aligned};
-use super::svg::{BLUE, GREEN, GRID, Hit, MUTED, PURPLE, VERMILION};
-use super::svg::{DrawError, Width, drawing, font};
+use super::charts::{draw_dot, plane, put_aligned};
+use super::svg::{BLUE, DrawError, GREEN, Hit, PURPLE, VERMILION, Width, drawing};
 use crate::units;
-use plotters::prelude::{
-    ChartBuilder, Color, DashedLineSeries, LabelAreaPosition, LineSeries, PathElement, TRANSPARENT,
-};
+use plotters::prelude::{Color, DashedLineSeries, LineSeries, PathElement};
 
 /// One figure along the way.
 pub(super) struct Mark {
@@ -52,22 +49,8 @@ fn lines_once(chart: &Lines, x_tick: &dyn Fn(f64) -> String, width: Width, scale
     drawing(width, if wide { 360 } else { 320 }, scale, &chart.label, |area| {
         let mut hits = Vec::new();
         let end = xs.high;
-        let mut plane = ChartBuilder::on(area)
-            .margin_right(18)
-            .margin_top(if chart.uprights.is_empty() { 14 } else { 44 })
-            .set_label_area_size(LabelAreaPosition::Left, if wide { 76 } else { 58 })
-            .set_label_area_size(LabelAreaPosition::Bottom, 52)
-            .build_cartesian_2d(xs, latencies)?;
-        plane
-            .configure_mesh()
-            .axis_style(GRID)
-            .bold_line_style(GRID)
-            .light_line_style(TRANSPARENT)
-            .disable_x_mesh()
-            .label_style(font(12.0).color(&MUTED))
-            .x_desc(chart.x_name)
-            .axis_desc_style(font(12.0).color(&MUTED))
-            .draw()?;
+        let margin_top = if chart.uprights.is_empty() { 14 } else { 44 };
+        let mut plane = plane(area, (xs, latencies), margin_top, chart.x_name, width)?;
         for (index, (x, words)) in chart.uprights.iter().enumerate() {
             let color = if index == 0 { GREEN } else { PURPLE };
             let ends = [(*x, low), (*x, high)];

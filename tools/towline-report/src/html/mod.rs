@@ -7,32 +7,39 @@ mod axis;
 mod charts;
 mod curves;
 mod lines;
+mod loss;
 mod peers;
 mod summary;
 mod svg;
 mod tables;
 mod timeline;
 pub(crate) mod trend;
+mod window;
 
 use crate::groups::{self, Row, rows};
-use crate::knee;
 use crate::schema::{Arrival, Level, Point, Report, Window};
-use crate::table::{capitalised, knees, latency_experiments, link_words, title_of};
+use crate::survive_run::SurviveRun;
+use crate::table::{latency_experiments, title_of};
 use crate::units;
 use charts::{Dot, DotRow, RowGroup};
 
 /// The whole page.
 pub fn render_html(report: &Report) -> String {
+    render_html_with_loss(report, None)
+}
+
+/// The whole page; with what crashes really lost under the curves of the window, where a survival run says so.
+pub fn render_html_with_loss(report: &Report, loss: Option<&SurviveRun>) -> String {
     let mut body = summary::render(report);
     body.push_str(&peers::section(report));
     for experiment in latency_experiments(report) {
         body.push_str(&latency_section(report, experiment));
         if experiment == "ladder" {
-            body.push_str(&window_section(report));
+            body.push_str(&window::section(report, loss));
         }
     }
     if !report.points.iter().any(|point| point.experiment == "ladder") {
-        body.push_str(&window_section(report));
+        body.push_str(&window::section(report, loss));
     }
     body.push_str(&timeline::section(report));
     body.push_str(&curves::knee_section(report));
@@ -214,60 +221,6 @@ fn grouped<'a, 'r>(
         }
     }
     found
-}
-
-fn window_section(report: &Report) -> String {
-    let curves = knee::curves(report);
-    if curves.is_empty() {
-        return String::new();
-    }
-    let knees = knees(report);
-    let mut text = String::from(
-        "<section id=\"window\"><h2>The lag window</h2><p class=\"lead\">One dial from synchronous (ω = 0) to \
-         asynchronous (ω = ∞). A commit is acknowledged once it is durable here and at most ω of payload is not yet \
-         durable there: if this machine is lost, the acknowledged records that go with it lie within one span of ω. \
-         Past the knee a larger window buys nothing.</p>",
-    );
-    for (index, curve) in curves.iter().enumerate() {
-        let knee = knees.iter().find(|knee| knee.link_rtt_us == curve.link_rtt_us && knee.load == curve.load);
-        let load = groups::load_label(curve.points[0]);
-        let title = format!(
-            "{}, {load} of {}",
-            capitalised(&link_words(curve.link_rtt_us)),
-            units::bytes(curve.record_bytes)
-        );
-        let mut legend = LEGEND_QUANTILES.to_owned();
-        if knee.is_some() {
-            legend.push_str(
-                "<span><i class=\"model\"></i>model of p50</span><span><i class=\"formula\"></i>knee by the formula</span>",
-            );
-        }
-        if knee.is_some_and(|knee| knee.measured_bytes.is_some()) {
-            legend.push_str("<span><i class=\"measured\"></i>knee measured</span>");
-        }
-        let label = format!("Commit latency against the window, {title}");
-        text.push_str(&format!("<h3>{}</h3>", escape(&title)));
-        text.push_str(&figure(
-            &format!("window-{index}"),
-            false,
-            &legend,
-            &charts::window_curve(curve, knee, &label),
-            match curve.load.arrival {
-                Arrival::OpenPerS(_) => {
-                    "The same offered load for every ω. The model is max(F, N + F<sub>standby</sub> − ω/λ), from the \
-                     floors alone."
-                }
-                Arrival::Closed(_) => {
-                    "The same clients for every ω. The model is max(F, (N + F<sub>standby</sub>) · c·r / (c·r + ω)) for \
-                     c clients with records of r bytes, from the floors alone."
-                }
-            },
-        ));
-        text.push_str(&tables::window(report, curve));
-    }
-    text.push_str(&tables::knees(&knees));
-    text.push_str("</section>");
-    text
 }
 
 fn checks_section(report: &Report) -> String {
