@@ -12,11 +12,11 @@ mod count;
 mod echo;
 mod error;
 mod floors;
-mod load;
+pub mod load;
 mod measure;
 mod options;
 mod plan;
-mod process;
+pub mod process;
 mod publish;
 mod replay;
 mod rule;
@@ -33,6 +33,6 @@ pub use plan::{
     Arrivals, ClientKind, Experiment, Generator, HostKind, Kind, Overrides, Rate, Sizes, Windows,
 };
 pub use replay::{Row, Wal};
-pub use run::{Outcome, run};
+pub use run::{OffRoom, Outcome, run};
 pub use run_floors::{RunFloors, race_primitives};
 pub use workload::Workload;

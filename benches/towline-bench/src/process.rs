@@ -6,29 +6,47 @@ use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A node in a process of its own.
-pub(crate) struct Process {
+pub struct Process {
     name: String,
     child: Child,
     /// Where it listens.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
+    log: PathBuf,
     stopped: bool,
 }
 
 impl Process {
     /// Starts this very program with `arguments` and waits until it says `ready address=HOST:PORT`. What it writes to
     /// standard error goes to `<dir>/<name>.log`.
-    pub(crate) fn start(name: &str, arguments: &[OsString], dir: &Path) -> Result<Self, BenchError> {
+    ///
+    /// # Errors
+    /// It cannot be started, or was not ready in time.
+    pub fn start(name: &str, arguments: &[OsString], dir: &Path) -> Result<Self, BenchError> {
+        let program = std::env::current_exe()
+            .map_err(|error| BenchError::failed(format!("node '{name}': cannot find this program"), error))?;
+        Self::start_program(&program, name, arguments, dir)
+    }
+
+    /// The same with another `towline` program.
+    ///
+    /// # Errors
+    /// It cannot be started, or was not ready in time.
+    pub fn start_program(
+        program: &Path,
+        name: &str,
+        arguments: &[OsString],
+        dir: &Path,
+    ) -> Result<Self, BenchError> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             BenchError::failed(format!("node '{name}': {what}"), error)
         };
-        let program = std::env::current_exe().map_err(|error| failed("cannot find this program", &error))?;
         let log_path = dir.join(format!("{name}.log"));
         let log = std::fs::File::create(&log_path).map_err(|source| BenchError::File {
             what: "cannot write",
@@ -49,7 +67,8 @@ impl Process {
         let output = child.stdout.take();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         // From here on the drop ends it.
-        let mut process = Self { name: name.to_owned(), child, address: nowhere, stopped: false };
+        let mut process =
+            Self { name: name.to_owned(), child, address: nowhere, log: log_path.clone(), stopped: false };
         let (sender, ready) = channel();
         std::thread::spawn(move || {
             let Some(output) = output else { return };
@@ -73,8 +92,27 @@ impl Process {
         Ok(process)
     }
 
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An error when it has ended by itself, with its last words.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check(&mut self) -> Result<(), BenchError> {
+        match self.child.try_wait() {
+            Ok(Some(status)) => Err(BenchError::failed(
+                format!("node '{}' ended by itself ({status})", self.name),
+                last_lines(&self.log),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
@@ -93,7 +131,10 @@ impl Process {
     }
 
     /// Asks it to end cleanly (SIGTERM) and waits.
-    pub(crate) fn end(mut self) -> Result<(), BenchError> {
+    ///
+    /// # Errors
+    /// It did not end in time, or not cleanly.
+    pub fn end(mut self) -> Result<(), BenchError> {
         if self.stopped {
             self.resume()?;
         }
@@ -143,7 +184,7 @@ impl Drop for Process {
 }
 
 /// Kills every child that is still there. For the way out that runs no destructors.
-pub(crate) fn kill_all() {
+pub fn kill_all() {
     for pid in CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
@@ -151,11 +192,13 @@ pub(crate) fn kill_all() {
     }
 }
 
-fn remember(pid: u32) {
+/// A child that was started elsewhere in this program: [`kill_all`] knows it from now on.
+pub fn remember(pid: u32) {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
 }
 
-fn forget(pid: u32) {
+/// It has been waited for: its number may belong to another process by now.
+pub fn forget(pid: u32) {
     CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != pid);
 }
 
@@ -168,12 +211,20 @@ fn parse_ready(line: &str) -> Option<SocketAddr> {
 }
 
 /// The end of a log file, in one line.
-pub(crate) fn last_lines(path: &Path) -> String {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    let tail = lines[lines.len().saturating_sub(5)..].join("; ");
-    if tail.is_empty() { "it said nothing".into() } else { tail }
+pub fn last_lines(path: &Path) -> String {
+    last_words(&std::fs::read_to_string(path).unwrap_or_default())
 }
+
+/// The end of what a program said, in one line.
+pub fn last_words(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let tail = lines[lines.len().saturating_sub(5)..].join("; ");
+    let short: String = tail.chars().take(MOST_WORDS).collect();
+    if short.is_empty() { "it said nothing".into() } else { short }
+}
+
+/// Characters of an error: a stack trace is no help in one line.
+const MOST_WORDS: usize = 800;
 
 /// A new directory is measured first, which takes a second on a slow disk many.
 const START_LIMIT: Duration = Duration::from_secs(60);

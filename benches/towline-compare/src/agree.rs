@@ -43,6 +43,32 @@ pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<Stri
     checks
 }
 
+/// What timing every record at every watermark costs, by a short `towline bench timeline`.
+pub(crate) fn instrument(setting: &Setting, data: &DataDir, failures: &mut Vec<String>) -> Check {
+    timeline(setting, &data.path.join("timeline")).unwrap_or_else(|error| {
+        failures.push(format!("{INSTRUMENT}: {error:#}"));
+        Check { bar: "≤ 1.03 ×".into(), met: None, ..check(INSTRUMENT.into(), &[], format!("{error:#}")) }
+    })
+}
+
+fn timeline(setting: &Setting, dir: &Path) -> Result<Check> {
+    let results = dir.join("results");
+    let duration_ms = setting.duration.as_millis() * 2;
+    let mut arguments: Vec<OsString> = ["bench", "timeline"].map(OsString::from).into();
+    arguments.push(format!("--duration={duration_ms}ms").into());
+    arguments.push(format!("--repetitions={TIMELINES}").into());
+    arguments.extend(["--dir".into(), dir.join("data").into(), "--results".into(), results.clone().into()]);
+    process::output(&setting.program, &arguments, None)?;
+    let mut runs = std::fs::read_dir(results.join("runs")).context("it left no run")?;
+    let run = runs.next().context("it left no run")??.path();
+    let report = std::fs::read(run.join("report.json")).context("it left no report")?;
+    let report: towline_report::Report =
+        serde_json::from_slice(&report).context("its report cannot be read")?;
+    let _ = std::fs::remove_dir_all(dir);
+    let row = report.checks.into_iter().find(|check| check.measure.starts_with(INSTRUMENT));
+    row.filter(|row| row.value.is_some()).context("it did not measure that")
+}
+
 fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> {
     let mut postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
     let program = postgres.program("pgbench");
@@ -152,7 +178,10 @@ fn check(measure: String, ratios: &[f64], note: String) -> Check {
     }
 }
 
-const TURNS: usize = 3;
+const TURNS: usize = 5;
+const TIMELINES: usize = 3;
+/// As the bench calls the row.
+const INSTRUMENT: &str = "timing every record at every watermark";
 
 #[cfg(test)]
 mod tests {

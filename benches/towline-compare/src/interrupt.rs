@@ -1,6 +1,5 @@
 //! Ctrl-C: the first ends the run in order, the second everything at once.
 
-use crate::process;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
@@ -22,7 +21,7 @@ impl Interrupt {
         let watch = move || {
             for _ in signals.forever() {
                 if flag.swap(true, Ordering::Relaxed) {
-                    process::kill_all();
+                    towline_bench::process::kill_all();
                     std::process::exit(130);
                 }
             }

@@ -11,7 +11,6 @@ mod load;
 mod process;
 mod run;
 mod systems;
-mod table;
 
 use clap::Parser;
 use process::Ports;
@@ -63,9 +62,12 @@ struct Args {
     /// First of the ports to use [default: any that are free]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..))]
     first_port: Option<u16>,
-    /// Leave out the agreement with pgbench, fio and pg_test_fsync at the end
+    /// Leave out what is measured at the end: agreement with pgbench, fio and pg_test_fsync, the price of the instrument
     #[arg(long)]
     no_agreement: bool,
+    /// Minutes after which no further repetition begins, once there are three
+    #[arg(long, value_name = "MINUTES", default_value_t = 19, value_parser = clap::value_parser!(u32).range(1..=1440))]
+    at_most: u32,
     /// Decides the order of systems and points
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -141,6 +143,7 @@ fn options(args: Args, arguments: Vec<String>) -> anyhow::Result<run::Options> {
         ports: args.first_port.map_or(Ports::Free, Ports::From),
         seed: args.seed,
         agreement: !args.no_agreement,
+        at_most: Duration::from_secs(60 * u64::from(args.at_most)),
         command,
     })
 }

@@ -8,8 +8,8 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use towline_bench::process::{forget, last_lines, last_words, remember};
 
 /// A process that was started here. Dropping it kills it.
 #[derive(Debug)]
@@ -101,19 +101,10 @@ pub(crate) fn output(program: &Path, arguments: &[OsString], user: Option<&User>
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {
         let said = format!("{} {}", text(&output.stderr), text(&output.stdout));
-        bail!("{} failed ({}): {}", program.display(), output.status, tail_of(&said));
+        bail!("{} failed ({}): {}", program.display(), output.status, last_words(&said));
     }
     // Some print their measurements as complaints.
     Ok(format!("{}\n{}", text(&output.stdout), text(&output.stderr)))
-}
-
-/// Kills every child that is still there. For the way out that runs no destructors.
-pub(crate) fn kill_all() {
-    for pid in CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-    }
 }
 
 /// Tries until it is so; asks `alive` in between.
@@ -232,18 +223,6 @@ pub(crate) fn version_text([major, minor, patch]: [u32; 3]) -> String {
     format!("{major}.{minor}.{patch}")
 }
 
-/// The end of a log file, in one line.
-pub(crate) fn last_lines(path: &Path) -> String {
-    tail_of(&std::fs::read_to_string(path).unwrap_or_default())
-}
-
-fn tail_of(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let tail = lines[lines.len().saturating_sub(4)..].join("; ");
-    let short: String = tail.chars().take(600).collect();
-    if short.is_empty() { "it said nothing".into() } else { short }
-}
-
 fn command(program: &Path, arguments: &[OsString], user: Option<&User>) -> Command {
     // setpriv lets the kernel end the child with this process, however it went.
     if let Some(setpriv) = find_program("setpriv") {
@@ -262,15 +241,6 @@ fn command(program: &Path, arguments: &[OsString], user: Option<&User>) -> Comma
     command
 }
 
-fn remember(pid: u32) {
-    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).push(pid);
-}
-
-fn forget(pid: u32) {
-    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| *known != pid);
-}
-
-static CHILDREN: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 /// A clean end writes a checkpoint.
 const END_LIMIT: Duration = Duration::from_secs(20);
 

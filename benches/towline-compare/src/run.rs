@@ -6,7 +6,6 @@ use crate::checks;
 use crate::interrupt::Interrupt;
 use crate::process::Ports;
 use crate::systems::{self, Absent, Setting, Spec, System};
-use crate::table;
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -40,6 +39,8 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     /// Whether pgbench, fio and pg_test_fsync are run at the end.
     pub(crate) agreement: bool,
+    /// No repetition begins that would not end in this time, once there are [`LEAST_REPETITIONS`].
+    pub(crate) at_most: Duration,
     pub(crate) command: Vec<String>,
 }
 
@@ -71,6 +72,9 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     report.environment.durability_primitive = flushing.0.name().into();
     report.environment.flush_depth = flushing.1 as u32;
 
+    let mut floors = towline_bench::RunFloors::new(&data.path, false);
+    // With the disk's bandwidth: `off` needs so many segments.
+    floors.measure(None, true)?;
     let setting = Setting {
         program: options.program.clone(),
         ports: options.ports,
@@ -79,16 +83,26 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
         duration: options.duration,
         stop: Arc::clone(&interrupt.stop),
         flushing: Some(flushing),
+        disk_bytes_per_s: floors.report().disk_bytes_per_s,
     };
     let systems::Chosen { present, absent } = systems::choose(&options.systems, &setting);
     for (name, Absent(why)) in &absent {
         println!("{name}: not part of this run: {why}");
         report.notes.push(format!("{name} is not part of this run: {why}"));
     }
-    let mut session =
-        Session { options, data: &data, interrupt: &interrupt, kept: Vec::new(), failures: Vec::new() };
-    let floors = session.repetitions(present)?;
+    println!("{}", estimate(options, &present));
+    let mut session = Session {
+        options,
+        data: &data,
+        interrupt: &interrupt,
+        started,
+        kept: Vec::new(),
+        failures: Vec::new(),
+        notes: Vec::new(),
+    };
+    session.repetitions(present, &mut floors)?;
     let (kept, mut failures) = (session.kept, session.failures);
+    report.notes.append(&mut session.notes);
     // One that was asked for by name and is not there is a failure; without names the run takes what there is.
     if !options.systems.is_empty() {
         failures.extend(absent.iter().map(|(name, Absent(why))| format!("{name}: {why}")));
@@ -98,13 +112,16 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     if options.agreement && postgres && !interrupt.stop.load(Ordering::Relaxed) {
         agreement = agree::measure(&setting, &data, &mut failures);
     }
+    if options.agreement && !interrupt.stop.load(Ordering::Relaxed) {
+        agreement.insert(0, agree::instrument(&setting, &data, &mut failures));
+    }
     let interrupted = interrupt.stop.load(Ordering::Relaxed);
     if kept.is_empty() {
         bail!("nothing was measured{}", failures.first().map_or(String::new(), |why| format!(": {why}")));
     }
 
     report.took_s = Some(started.elapsed().as_secs_f64());
-    report.floors = floors;
+    report.floors = floors.report();
     report.points = kept.iter().map(|kept| kept.point.clone()).collect();
     report.checks = checks::compute(&report.points);
     report.checks.extend(agreement);
@@ -124,7 +141,10 @@ pub(crate) fn run(options: &Options) -> Result<Outcome> {
     let folder = RunFolder::create(&options.results, &report.environment.commit, &report.name)?;
     write_histograms(&folder, &kept)?;
     folder.write(&report)?;
-    print!("{}", table::text(&report));
+    towline_report::print_tables(&report);
+    for note in &report.notes {
+        println!("note: {note}");
+    }
     Ok(Outcome { folder: folder.path().to_owned(), interrupted, failures })
 }
 
@@ -132,12 +152,18 @@ struct Session<'a> {
     options: &'a Options,
     data: &'a DataDir,
     interrupt: &'a Interrupt,
+    started: Instant,
     kept: Vec<Kept>,
     failures: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Session<'_> {
-    fn repetitions(&mut self, mut systems: Vec<Box<dyn System>>) -> Result<towline_report::schema::Floors> {
+    fn repetitions(
+        &mut self,
+        mut systems: Vec<Box<dyn System>>,
+        floors: &mut towline_bench::RunFloors,
+    ) -> Result<()> {
         let options = self.options;
         let per_repetition: usize = systems.iter().map(|system| system.points(&options.clients).len()).sum();
         let progress = ProgressBar::new(per_repetition as u64 * u64::from(options.repetitions));
@@ -145,9 +171,20 @@ impl Session<'_> {
         {
             progress.set_style(style.progress_chars("=> "));
         }
-        let mut floors = towline_bench::RunFloors::new(&self.data.path, false);
         let mut rng = SmallRng::seed_from_u64(options.seed);
+        let mut longest = Duration::ZERO;
         for repetition in 0..options.repetitions {
+            if repetition >= LEAST_REPETITIONS
+                && self.started.elapsed() + longest + tail(options) > options.at_most
+            {
+                self.notes.push(format!(
+                    "{repetition} of {} repetitions: another would not have ended within {} minutes",
+                    options.repetitions,
+                    options.at_most.as_secs() / 60
+                ));
+                break;
+            }
+            let began = Instant::now();
             // A drift of the machine must not fall on the same system every time.
             systems.shuffle(&mut rng);
             let mut failed = Vec::new();
@@ -174,12 +211,13 @@ impl Session<'_> {
             for index in failed.into_iter().rev() {
                 systems.remove(index);
             }
+            longest = longest.max(began.elapsed());
             if self.is_stopped() {
                 break;
             }
         }
         progress.finish_and_clear();
-        Ok(floors.report())
+        Ok(())
     }
 
     fn system(
@@ -267,6 +305,27 @@ impl Session<'_> {
     }
 }
 
+/// How long it will take, before anything is started.
+fn estimate(options: &Options, systems: &[Box<dyn System>]) -> String {
+    let points: usize = systems.iter().map(|system| system.points(&options.clients).len()).sum();
+    let loads = (options.warm_up + options.duration + BESIDE_POINT) * points as u32;
+    let once = loads + BESIDE_SYSTEM * systems.len() as u32;
+    let all = once * options.repetitions + tail(options);
+    let minutes = |time: Duration| time.as_secs_f64() / 60.0;
+    format!(
+        "{points} points of {} arrangements, {} times: about {:.0} minutes; no repetition begins that would end after {:.0}",
+        systems.len(),
+        options.repetitions,
+        minutes(all).ceil(),
+        minutes(options.at_most)
+    )
+}
+
+/// What comes after the last repetition.
+fn tail(options: &Options) -> Duration {
+    if options.agreement { AGREEMENT } else { Duration::ZERO }
+}
+
 fn histogram_name(system: &str, spec: &Spec) -> String {
     let threads = if spec.threads.is_some() { "-threads" } else { "" };
     let one =
@@ -328,3 +387,10 @@ impl Drop for DataDir {
 /// As is asked before anything is claimed.
 const ENOUGH_REPETITIONS: usize = 10;
 const FLOORS_EVERY: usize = 4;
+const LEAST_REPETITIONS: u32 = 3;
+/// Connecting, and the end of the last requests.
+const BESIDE_POINT: Duration = Duration::from_millis(150);
+/// Starting and stopping: a database is made and copied twice, gigabytes of segments are prepared, half a floor.
+const BESIDE_SYSTEM: Duration = Duration::from_secs(4);
+/// pgbench, fio, pg_test_fsync and a timeline.
+const AGREEMENT: Duration = Duration::from_secs(130);

@@ -7,7 +7,10 @@ use std::time::Instant;
 
 /// Runs `clients` outstanding appends from this thread. It polls, yielding its core between polls: a thread that only
 /// polls keeps the kernel's receive work off its core.
-pub(crate) fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Result<Recorder, BenchError> {
+///
+/// # Errors
+/// An append was refused, or was not acknowledged in time.
+pub fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Result<Recorder, BenchError> {
     run_watched(target, work, clients, &mut ())
 }
 

@@ -7,7 +7,12 @@ use std::time::Instant;
 /// Appends until the time is over. Every `sample_every`-th latency is recorded (a power of two); with 1, the end of an
 /// append is the start of the next, and the generator's own work counts. With `exposure_limit` it waits while more
 /// payload than that is not safe yet, outside the latencies: appends at `off` would otherwise leave any standby behind.
-pub(crate) fn run<T: Target>(
+///
+/// Returns what was measured, and how many were appended in all.
+///
+/// # Errors
+/// An append was refused, or was not acknowledged at once.
+pub fn run<T: Target>(
     target: &T,
     work: &Work<'_>,
     sample_every: u64,
@@ -74,6 +79,8 @@ pub(crate) fn run<T: Target>(
     Ok((recorder, appended))
 }
 
+/// A latency in so many is recorded: the clock costs as much as a tenth of an append.
+pub const SAMPLE_EVERY: u64 = 16;
 /// Appends between two looks at the clock.
 const BETWEEN_CHECKS: u64 = 64;
 

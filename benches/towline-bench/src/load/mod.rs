@@ -3,21 +3,21 @@
 //! They know a log only as a [`Target`]. Start at [`flood`], [`closed`], [`threads`], [`open`], [`mixed`]
 //! and [`replay`].
 
-pub(crate) mod closed;
-pub(crate) mod flood;
+pub mod closed;
+pub mod flood;
 pub(crate) mod mixed;
 pub(crate) mod open;
 pub(crate) mod payloads;
 pub(crate) mod record;
 pub(crate) mod replay;
 pub(crate) mod schedule;
-pub(crate) mod threads;
+pub mod threads;
 pub(crate) mod timeline;
 #[cfg(test)]
 pub(crate) mod toy;
 
-pub(crate) use payloads::Payloads;
-pub(crate) use record::Recorder;
+pub use payloads::Payloads;
+pub use record::Recorder;
 
 use crate::error::BenchError;
 use payloads::Sizes;
@@ -28,7 +28,7 @@ use towline_core::format::Committed;
 use towline_core::types::{Level, Lsn, Window};
 
 /// A log under load.
-pub(crate) trait Target: Sync {
+pub trait Target: Sync {
     /// An append that waits for its acknowledgement.
     type Pending: Pending;
 
@@ -68,7 +68,7 @@ pub(crate) trait Target: Sync {
 }
 
 /// An append on its way to its acknowledgement.
-pub(crate) trait Pending: Send {
+pub trait Pending: Send {
     /// The acknowledgement, if it has come; never blocks. At `off` it has always come.
     fn try_get(&mut self) -> Option<Result<Committed, String>>;
 
@@ -78,49 +78,63 @@ pub(crate) trait Pending: Send {
     }
 
     /// Sleeps until it comes.
+    ///
+    /// # Errors
+    /// The append was refused, or its end is not known.
     fn wait(self) -> Result<Committed, String>;
 }
 
 /// When a load starts, when measuring starts, and when it ends.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timing {
-    pub(crate) start: Instant,
-    pub(crate) measure_from: Instant,
-    pub(crate) until: Instant,
+pub struct Timing {
+    /// When the load starts.
+    pub start: Instant,
+    /// The end of the warm-up.
+    pub measure_from: Instant,
+    /// The end of the load.
+    pub until: Instant,
 }
 
 impl Timing {
-    pub(crate) fn from_now(warm_up: Duration, duration: Duration) -> Self {
+    /// A load that starts now.
+    pub fn from_now(warm_up: Duration, duration: Duration) -> Self {
         let start = Instant::now();
         Self { start, measure_from: start + warm_up, until: start + warm_up + duration }
     }
 
-    pub(crate) fn duration(&self) -> Duration {
+    /// Measured time.
+    pub fn duration(&self) -> Duration {
         self.until - self.measure_from
     }
 
-    pub(crate) fn counts(&self, at: Instant) -> bool {
+    /// Whether `at` is in the measured time.
+    pub fn counts(&self, at: Instant) -> bool {
         self.measure_from <= at && at < self.until
     }
 }
 
 /// One load on one log.
 #[derive(Clone, Copy)]
-pub(crate) struct Work<'a> {
-    pub(crate) level: Level,
-    pub(crate) window: Option<Window>,
-    pub(crate) record_bytes: usize,
+pub struct Work<'a> {
+    /// Commit level of every append.
+    pub level: Level,
+    /// Its window, in any unit; `None`: the level itself.
+    pub window: Option<Window>,
+    /// Payload bytes of a record.
+    pub record_bytes: usize,
     /// Sizes of the records, where they vary.
-    pub(crate) sizes: Option<&'a Sizes>,
+    pub sizes: Option<&'a Sizes>,
     /// Trim as acknowledgements come, so that retention is never what is measured.
-    pub(crate) trim: bool,
-    pub(crate) timing: Timing,
+    pub trim: bool,
+    /// When.
+    pub timing: Timing,
     /// Ctrl-C.
-    pub(crate) stop: &'a AtomicBool,
+    pub stop: &'a AtomicBool,
 }
 
 impl Work<'_> {
-    pub(crate) fn is_over(&self, now: Instant) -> bool {
+    /// Whether the time is over, or Ctrl-C came.
+    pub fn is_over(&self, now: Instant) -> bool {
         now >= self.timing.until || self.stop.load(Ordering::Relaxed)
     }
 }
@@ -205,6 +219,6 @@ impl Trimmer {
 }
 
 /// How long an acknowledgement may still come after the load has ended.
-const DRAIN: Duration = Duration::from_secs(20);
+pub const DRAIN: Duration = Duration::from_secs(20);
 /// A segment's worth.
 const TRIM_EVERY_BYTES: u64 = 32 << 20;

@@ -49,7 +49,7 @@ impl Sizes {
 }
 
 /// Payloads of one generator thread, each beginning with its own number.
-pub(crate) struct Payloads<'a> {
+pub struct Payloads<'a> {
     bytes: Vec<u8>,
     sizes: Option<(&'a Sizes, SmallRng)>,
     next: u64,
@@ -58,16 +58,23 @@ pub(crate) struct Payloads<'a> {
 impl<'a> Payloads<'a> {
     /// Numbered from `first` on; sizes, where they vary, are drawn anew in the same order by every generator that
     /// starts with the same number.
-    pub(crate) fn of(work: &Work<'a>, first: u64) -> Self {
+    pub fn of(work: &Work<'a>, first: u64) -> Self {
         let largest = work.sizes.map_or(work.record_bytes, |sizes| sizes.bounds().1);
-        let mut bytes = vec![0; largest];
-        SmallRng::seed_from_u64(first ^ 0x9e37_79b9).fill(&mut bytes[..]);
         let sizes = work.sizes.map(|sizes| (sizes, SmallRng::seed_from_u64(first)));
-        Self { bytes, sizes, next: first }
+        Self { sizes, ..Self::of_size(largest, first) }
     }
 
+    /// All of one size, at least 8 bytes.
+    pub fn of_size(record_bytes: usize, first: u64) -> Self {
+        let mut bytes = vec![0; record_bytes.max(8)];
+        SmallRng::seed_from_u64(first ^ 0x9e37_79b9).fill(&mut bytes[..]);
+        Self { bytes, sizes: None, next: first }
+    }
+
+    /// The next payload.
     #[inline]
-    pub(crate) fn next(&mut self) -> &[u8] {
+    #[allow(clippy::should_implement_trait)] // It lends.
+    pub fn next(&mut self) -> &[u8] {
         self.bytes[..8].copy_from_slice(&self.next.to_le_bytes());
         self.next += 1;
         match &mut self.sizes {

@@ -8,7 +8,7 @@ use towline_core::types::{Level, Window};
 
 /// Counts and histograms of one generator thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Recorder {
+pub struct Recorder {
     /// From the (intended) start of an append to its acknowledgement as the client saw it, ns.
     pub latency_ns: Histogram<u64>,
     /// Payload bytes past the safe LSN at each windowed acknowledgement.
@@ -37,8 +37,15 @@ pub(crate) struct Recorder {
     pub strong: Option<Box<Recorder>>,
 }
 
+impl Default for Recorder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Recorder {
-    pub(crate) fn new() -> Self {
+    /// Nothing yet.
+    pub fn new() -> Self {
         Self {
             latency_ns: new_histogram(),
             fill_bytes: new_histogram(),
@@ -63,13 +70,7 @@ impl Recorder {
     }
 
     /// Records an acknowledgement of an append that started at `since`, seen at `now`.
-    pub(crate) fn ack(
-        &mut self,
-        timing: &Timing,
-        since: Instant,
-        now: Instant,
-        outcome: Result<Committed, String>,
-    ) {
+    pub fn ack(&mut self, timing: &Timing, since: Instant, now: Instant, outcome: Result<Committed, String>) {
         let committed = match outcome {
             Ok(committed) => committed,
             Err(reason) => {
@@ -78,12 +79,9 @@ impl Recorder {
                 return;
             }
         };
-        self.acked += u64::from(timing.counts(now));
-        // By its start: an append made in time and acknowledged late is what a percentile is for.
-        if !timing.counts(since) {
+        if !self.seen(timing, since, now) {
             return;
         }
-        self.latency_ns.saturating_record(nanos(now - since));
         self.achieved[committed.level as usize] += 1;
         if let Some(trace) = &mut self.trace {
             trace.push((nanos(since - timing.measure_from), nanos(now - since)));
@@ -97,13 +95,24 @@ impl Recorder {
         }
     }
 
+    /// Records an acknowledgement of whatever kind. Says whether its latency counts.
+    pub fn seen(&mut self, timing: &Timing, since: Instant, now: Instant) -> bool {
+        self.acked += u64::from(timing.counts(now));
+        // By its start: an append made in time and acknowledged late is what a percentile is for.
+        let counts = timing.counts(since);
+        if counts {
+            self.latency_ns.saturating_record(nanos(now - since));
+        }
+        counts
+    }
+
     /// Records a latency of `off`, where the append itself is the acknowledgement.
-    pub(crate) fn off(&mut self, latency: Duration) {
+    pub fn off(&mut self, latency: Duration) {
         self.latency_ns.saturating_record(nanos(latency));
     }
 
     /// Adds another thread's.
-    pub(crate) fn merge(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         // All histograms here have the same bounds, so adding cannot fail.
         let _ = self.latency_ns.add(&other.latency_ns);
         let _ = self.fill_bytes.add(&other.fill_bytes);

@@ -5,7 +5,10 @@ use crate::error::BenchError;
 use std::time::Instant;
 
 /// Runs `clients` threads, each with one append at a time.
-pub(crate) fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Result<Recorder, BenchError> {
+///
+/// # Errors
+/// An append was refused.
+pub fn run<T: Target>(target: &T, work: &Work<'_>, clients: usize) -> Result<Recorder, BenchError> {
     let recorders = std::thread::scope(|scope| {
         let mut threads = Vec::with_capacity(clients);
         for client in 0..clients {

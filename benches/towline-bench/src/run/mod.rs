@@ -9,6 +9,7 @@ mod stream;
 mod sweep;
 mod timeline;
 
+pub use off::OffRoom;
 pub(crate) use session::Facts;
 
 use crate::error::BenchError;

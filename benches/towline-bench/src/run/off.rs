@@ -33,7 +33,7 @@ impl Session {
             self.say(Session::label(experiment, 0, "appending"));
             let stop = self.stop_flag();
             let bench = PointBench { experiment, link_rtt_us: 0, cluster: &cluster, wal: None, stop: &stop };
-            let load = PointLoad::Flood { sample_every: SAMPLE_EVERY, exposure_limit: None };
+            let load = PointLoad::Flood { sample_every: flood::SAMPLE_EVERY, exposure_limit: None };
             let spec = PointSpec { level: Level::Off, window: None, load };
             let primary = cluster.primary()?;
             let records_before = records(&cluster)?;
@@ -50,7 +50,7 @@ impl Session {
             };
             let appended = AtomicU64::new(0);
             let measured = measure(&Watch { primary, level: Level::Off }, timing, || {
-                let (recorder, count) = flood::run(primary, &work, SAMPLE_EVERY, None)?;
+                let (recorder, count) = flood::run(primary, &work, flood::SAMPLE_EVERY, None)?;
                 appended.store(count, Ordering::Relaxed);
                 Ok(recorder)
             })?;
@@ -79,21 +79,13 @@ impl Session {
     /// Segments for all that could be appended, as far as the disk has room: past the arena, appends go as fast as the
     /// disk takes them.
     fn off_sizes(&self, experiment: &Experiment) -> Result<NodeSizes, BenchError> {
-        let seconds = (experiment.warm_up + experiment.duration).as_secs_f64() + 0.5;
-        let disk = self.latest_floors().report().disk_bytes_per_s.unwrap_or(FAST_DISK_BYTES_PER_S);
-        let wanted = seconds * disk * ABOVE_FLOOR + ARENA_BYTES as f64;
-        let room = free_bytes(self.data_dir()).unwrap_or(u64::MAX) / 4 * 3;
-        let bytes = (wanted as u64).min(room);
-        if bytes < 4 * SEGMENT_BYTES {
-            return Err(BenchError::Failed(format!(
-                "the disk has room for {} MB of segments: free some, or point --dir at another disk",
-                bytes >> 20
-            )));
-        }
+        let time = experiment.warm_up + experiment.duration;
+        let disk = self.latest_floors().report().disk_bytes_per_s;
+        let room = OffRoom::on(self.data_dir(), time, disk)?;
         Ok(NodeSizes {
-            retention_bytes: bytes + 8 * SEGMENT_BYTES,
-            hold_bytes: bytes + 8 * SEGMENT_BYTES,
-            prepare_segments: (bytes / SEGMENT_BYTES) as u32 + 1,
+            retention_bytes: room.retention_bytes,
+            hold_bytes: room.retention_bytes,
+            prepare_segments: room.segments,
             buffered: self.buffered,
             durability: self.flushing,
             log_only: false,
@@ -130,6 +122,35 @@ impl Session {
     }
 }
 
+/// What a log needs to take everything that one thread can append at `off`, without a trim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffRoom {
+    /// Segments to prepare before the clock.
+    pub segments: u32,
+    /// How far the log may reach.
+    pub retention_bytes: u64,
+}
+
+impl OffRoom {
+    /// On the disk below `dir`, which takes `disk_bytes_per_s`: past the arena, appends go as fast as it.
+    ///
+    /// # Errors
+    /// The disk has hardly any room.
+    pub fn on(dir: &Path, time: Duration, disk_bytes_per_s: Option<f64>) -> Result<Self, BenchError> {
+        let disk = disk_bytes_per_s.unwrap_or(FAST_DISK_BYTES_PER_S);
+        let wanted = (time.as_secs_f64() + 0.5) * disk * ABOVE_FLOOR + ARENA_BYTES as f64;
+        let room = free_bytes(dir).unwrap_or(u64::MAX) / 4 * 3;
+        let bytes = (wanted as u64).min(room);
+        if bytes < 4 * SEGMENT_BYTES {
+            return Err(BenchError::Failed(format!(
+                "the disk has room for {} MB of segments: free some, or point --dir at another disk",
+                bytes >> 20
+            )));
+        }
+        Ok(Self { segments: (bytes / SEGMENT_BYTES) as u32 + 1, retention_bytes: bytes + 8 * SEGMENT_BYTES })
+    }
+}
+
 /// Records in the log now; nothing is on its way.
 fn records(cluster: &RunningCluster) -> Result<u64, BenchError> {
     let status = cluster.primary()?.status()?;
@@ -142,8 +163,6 @@ fn segments_in(dir: &Path) -> u32 {
         as u32
 }
 
-/// A latency in so many is recorded: the clock costs as much as a tenth of an append.
-pub(super) const SAMPLE_EVERY: u64 = 16;
 /// Where the disk's floor is unknown.
 const FAST_DISK_BYTES_PER_S: f64 = 2e9;
 /// Several writes in flight may beat the floor, and the floor varies.

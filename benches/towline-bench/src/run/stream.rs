@@ -1,7 +1,6 @@
 //! Bytes per second to one standby: `off` as fast as it goes, trimming, counted where they arrive.
 
 use super::cluster_points::PointBench;
-use super::off::SAMPLE_EVERY;
 use super::session::Session;
 use crate::cluster::{Cluster, NodeSizes};
 use crate::error::BenchError;
@@ -36,7 +35,7 @@ impl Session {
                 let stop = self.stop_flag();
                 let bench = PointBench { experiment, link_rtt_us, cluster: &cluster, wal: None, stop: &stop };
                 let load = PointLoad::Flood {
-                    sample_every: SAMPLE_EVERY,
+                    sample_every: crate::load::flood::SAMPLE_EVERY,
                     exposure_limit: Some(EXPOSURE_LIMIT_BYTES),
                 };
                 let spec = PointSpec { level: Level::Off, window: None, load };

@@ -2,8 +2,7 @@
 //! the run, and its folder can be set by the environment where it knows no other way.
 
 use super::{SURVIVES_SIGKILL, Setting, Spec, System, make_dir};
-use crate::load::{Measured, Recorder, Timing, Work, flood, measured, run_threads};
-use crate::process::last_lines;
+use crate::load::{Measured, measured};
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2Serializer};
@@ -11,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use towline::{Committed, Lsn, Window};
+use towline_bench::load::{Pending, Recorder, Target, Timing, Work, flood, threads};
+use towline_bench::process::{forget, last_lines, remember};
 use towline_report::schema::Level;
 
 /// Which library.
@@ -125,6 +127,7 @@ fn run_child(library: Library, spec: &Spec, setting: &Setting, dir: &Path) -> Re
         .stderr(log)
         .spawn()
         .context("cannot start a process for the library")?;
+    remember(child.id());
     let deadline = Instant::now() + setting.warm_up + setting.duration + CHILD_LIMIT;
     let status = loop {
         match child.try_wait() {
@@ -137,14 +140,15 @@ fn run_child(library: Library, spec: &Spec, setting: &Setting, dir: &Path) -> Re
             Err(error) => break Err(error.to_string()),
         }
     };
+    if status.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    forget(child.id());
     match status {
         Ok(status) if status.success() => read_result(&dir.join(RESULT)),
         Ok(status) => bail!("{} ended with {status}: {}", library.name(), last_lines(&log_path)),
-        Err(why) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            bail!("{}: {why}", library.name())
-        }
+        Err(why) => bail!("{}: {why}", library.name()),
     }
 }
 
@@ -155,14 +159,22 @@ pub(crate) fn child_main(arguments: &[String]) -> Result<()> {
     };
     let library =
         Library::ALL.into_iter().find(|known| known.name() == library).context("no such library")?;
-    let (dir, clients, sync) = (Path::new(dir), clients.parse()?, sync.parse()?);
+    let (dir, clients, sync) = (Path::new(dir), clients.parse()?, sync.parse::<bool>()?);
     end_with_parent();
     let stop = AtomicBool::new(false);
     let loaded = |load: &mut dyn FnMut(&Work<'_>) -> Result<Recorder>| -> Result<Recorder> {
         // The clock starts when the log is open.
         let (warm_up, duration) = (warm_up_ms.parse()?, duration_ms.parse()?);
         let timing = Timing::from_now(Duration::from_millis(warm_up), Duration::from_millis(duration));
-        load(&Work { timing, record_bytes: record_bytes.parse()?, stop: &stop })
+        load(&Work {
+            level: if sync { towline::Level::Local } else { towline::Level::Off },
+            window: None,
+            record_bytes: record_bytes.parse()?,
+            sizes: None,
+            trim: false,
+            timing,
+            stop: &stop,
+        })
     };
     let log = dir.join("log");
     make_dir(&log)?;
@@ -199,13 +211,7 @@ fn raft_engine(
         engine.write(&mut batch, sync)?;
         Ok(())
     };
-    loaded(&mut |work| {
-        if sync {
-            run_threads(clients, work, |client, payload| write(client, number_of(payload), payload))
-        } else {
-            flood(work, |payload| write(0, number_of(payload), payload))
-        }
-    })
+    loaded(&mut |work| load(clients, work, |client, payload| write(client, number_of(payload), payload)))
 }
 
 fn okaywal(
@@ -218,7 +224,7 @@ fn okaywal(
         okaywal::Configuration::default_for(dir).preallocate_bytes(64 << 20).checkpoint_after_bytes(60 << 20);
     let log = config.open(okaywal::LogVoid)?;
     loaded(&mut |work| {
-        run_threads(clients, work, |_, payload| {
+        load(clients, work, |_, payload| {
             let mut entry = log.begin_entry()?;
             entry.write_chunk(payload)?;
             entry.commit()?;
@@ -238,12 +244,73 @@ fn walrus(
     // A topic for each client: clients of one topic wait for each other.
     let topics: Vec<String> = (0..clients).map(|client| format!("client-{client}")).collect();
     loaded(&mut |work| {
-        if sync {
-            run_threads(clients, work, |client, payload| Ok(log.append_for_topic(&topics[client], payload)?))
-        } else {
-            flood(work, |payload| Ok(log.append_for_topic(&topics[0], payload)?))
-        }
+        load(clients, work, |client, payload| Ok(log.append_for_topic(&topics[client], payload)?))
     })
+}
+
+/// A thread for each client; without a sync one that does not wait, as Towline's `off` is measured.
+fn load<C>(clients: usize, work: &Work<'_>, call: C) -> Result<Recorder>
+where
+    C: Fn(usize, &[u8]) -> Result<()> + Sync,
+{
+    let calls = Calls { call, clients };
+    if work.level == towline::Level::Off {
+        return Ok(flood::run(&calls, work, flood::SAMPLE_EVERY, None)?.0);
+    }
+    Ok(threads::run(&calls, work, clients)?)
+}
+
+/// A log whose acknowledgement is the return of its append: a place for each client.
+struct Calls<C> {
+    call: C,
+    clients: usize,
+}
+
+impl<C> Target for Calls<C>
+where
+    C: Fn(usize, &[u8]) -> Result<()> + Sync,
+{
+    type Pending = Returned;
+
+    fn shards(&self) -> usize {
+        self.clients
+    }
+
+    #[inline]
+    fn append(
+        &self,
+        client: usize,
+        payload: &[u8],
+        level: towline::Level,
+        _window: Option<Window>,
+    ) -> Result<Returned, String> {
+        (self.call)(client, payload).map_err(|error| format!("{error:#}"))?;
+        Ok(Returned(level))
+    }
+
+    fn trim(&self, _client: usize, _below: Lsn) {}
+}
+
+struct Returned(towline::Level);
+
+impl Pending for Returned {
+    #[inline]
+    fn try_get(&mut self) -> Option<Result<Committed, String>> {
+        Some(Returned(self.0).wait())
+    }
+
+    #[inline]
+    fn wait(self) -> Result<Committed, String> {
+        Ok(Committed {
+            lsn: Lsn(0),
+            end: Lsn(0),
+            level: self.0,
+            window: None,
+            rule_version: 0,
+            fill_bytes: 0,
+            waited_for_window: false,
+        })
+    }
 }
 
 fn number_of(payload: &[u8]) -> u64 {
@@ -301,7 +368,15 @@ mod tests {
         let stop = AtomicBool::new(false);
         let load = |load: &mut dyn FnMut(&Work<'_>) -> Result<Recorder>| {
             let timing = Timing::from_now(Duration::ZERO, Duration::from_millis(500));
-            load(&Work { timing, record_bytes: 256, stop: &stop })
+            load(&Work {
+                level: towline::Level::Local,
+                window: None,
+                record_bytes: 256,
+                sizes: None,
+                trim: false,
+                timing,
+                stop: &stop,
+            })
         };
         let recorder = okaywal(&dir.path().join("okaywal"), 2, load).unwrap();
         assert!(recorder.acked > 0 && recorder.latency_ns.len() >= recorder.acked);

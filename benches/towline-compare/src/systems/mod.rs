@@ -5,18 +5,20 @@ mod library;
 mod nats;
 mod postgres;
 mod redis;
+mod sockets;
 mod towline;
 
 pub(crate) use library::{CHILD_COMMAND, child_main};
 pub(crate) use postgres::{Postgres, STATEMENT};
 
-use crate::load::{Measured, Timing};
+use crate::load::Measured;
 use crate::process::Ports;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use towline_bench::load::{Timing, Work};
 use towline_report::schema::{Client, Level};
 
 /// One system in one arrangement.
@@ -60,12 +62,22 @@ pub(crate) struct Setting {
     pub(crate) stop: Arc<AtomicBool>,
     /// Primitive and flush depth of every Towline node, raced once for the run.
     pub(crate) flushing: Option<(towline_uring::primitive::Primitive, usize)>,
+    /// What the disk takes, measured at the start of the run.
+    pub(crate) disk_bytes_per_s: Option<f64>,
 }
 
 impl Setting {
-    /// One load in the setting's times.
-    pub(crate) fn work(&self, timing: Timing) -> crate::load::Work<'_> {
-        crate::load::Work { timing, record_bytes: self.record_bytes, stop: &self.stop }
+    /// One load of a point; what is not needed any more is trimmed on the way.
+    pub(crate) fn work(&self, spec: &Spec, timing: Timing) -> Work<'_> {
+        Work {
+            level: core_level(spec.level),
+            window: None,
+            record_bytes: self.record_bytes,
+            sizes: None,
+            trim: true,
+            timing,
+            stop: &self.stop,
+        }
     }
 }
 
@@ -167,6 +179,7 @@ pub(crate) fn choose(names: &[String], setting: &Setting) -> Chosen {
     put("towline", Ok(Box::new(towline::Towline::new(setting, towline::Arrangement::Socket))));
     put("towline", Ok(Box::new(towline::Towline::new(setting, towline::Arrangement::Embedded))));
     if libraries {
+        put("towline", Ok(Box::new(towline::Towline::new(setting, towline::Arrangement::Off))));
         put("towline", Ok(Box::new(towline::Towline::new(setting, towline::Arrangement::Alone))));
     }
     if wanted("postgres") {
@@ -190,6 +203,16 @@ pub(crate) fn choose(names: &[String], setting: &Setting) -> Chosen {
 /// Names that can be given.
 pub(crate) const NAMES: [&str; 8] =
     ["towline", "postgres", "etcd", "nats", "redis", "raft-engine", "okaywal", "walrus"];
+
+fn core_level(level: Level) -> ::towline::Level {
+    match level {
+        Level::Off => ::towline::Level::Off,
+        Level::Local => ::towline::Level::Local,
+        Level::RemoteWrite => ::towline::Level::RemoteWrite,
+        Level::On => ::towline::Level::On,
+        Level::RemoteApply => ::towline::Level::RemoteApply,
+    }
+}
 
 /// A runtime for client crates: one thread, as the other generators.
 fn client_runtime() -> Result<tokio::runtime::Runtime> {

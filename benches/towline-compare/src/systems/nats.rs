@@ -125,7 +125,7 @@ impl System for Nats {
             Ok::<_, anyhow::Error>(sessions)
         })?;
         measured(self.setting.warm_up, self.setting.duration, |timing| {
-            runtime.block_on(run_sessions(sessions, &self.setting.work(timing)))
+            runtime.block_on(run_sessions(sessions, &self.setting.work(spec, timing)))
         })
     }
 

@@ -3,15 +3,14 @@
 
 use super::{Absent, START_LIMIT, Setting, Spec, System, client_runtime, make_dir};
 use crate::load::{Measured, Session, measured, run_sessions};
-use crate::process::{
-    self, Process, User, find_program, last_lines, parse_version, version_text, wait_until,
-};
+use crate::process::{self, Process, User, find_program, parse_version, version_text, wait_until};
 use anyhow::{Context, Result};
 use rustix::process::Signal;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio_postgres::{Client, NoTls, Statement};
+use towline_bench::process::last_lines;
 use towline_report::schema::Level;
 
 /// A primary with standbys `a` and `b`.
@@ -157,7 +156,7 @@ impl System for Postgres {
         let runtime = client_runtime()?;
         let sessions = runtime.block_on(self.sessions(port, spec.level, spec.clients))?;
         measured(self.setting.warm_up, self.setting.duration, |timing| {
-            runtime.block_on(run_sessions(sessions, &self.setting.work(timing)))
+            runtime.block_on(run_sessions(sessions, &self.setting.work(spec, timing)))
         })
     }
 
