@@ -4,9 +4,10 @@
 use crate::process::{self, find_program};
 use crate::run::DataDir;
 use crate::systems::{Postgres, STATEMENT, Setting, Spec, System};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use towline_report::schema::{Check, Interval, Level};
 use towline_report::stats::median;
@@ -19,6 +20,7 @@ pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<Stri
     let mut put = |measure: String, ratios: Result<Vec<f64>>, note: &str| {
         let (ratios, note) = match ratios {
             Ok(ratios) => (ratios, note.to_owned()),
+            Err(_) if setting.stop.load(Ordering::Relaxed) => (Vec::new(), "interrupted".to_owned()),
             Err(error) => {
                 failures.push(format!("{measure}: {error:#}"));
                 (Vec::new(), format!("{error:#}"))
@@ -32,13 +34,13 @@ pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<Stri
     }
     put(
         "agreement: durable write of 4 KiB, p50, with fio".into(),
-        fio(&data.path),
+        fio(setting, &data.path),
         "fio: pvsync2, direct, sync=dsync, overwriting a file of zeros",
     );
     put(
-        "agreement: durable write, mean, with pg_test_fsync".into(),
+        "agreement: durable write of 8 KiB, mean, with pg_test_fsync".into(),
         pg_test_fsync(setting, &data.path),
-        "pg_test_fsync: open_datasync of 8 KiB, the nearest that it has",
+        "pg_test_fsync: one 8 KiB write by open_datasync, the only size that it has; here the floor with 8 KiB too",
     );
     checks
 }
@@ -46,7 +48,9 @@ pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<Stri
 /// What timing every record at every watermark costs, by a short `towline bench timeline`.
 pub(crate) fn instrument(setting: &Setting, data: &DataDir, failures: &mut Vec<String>) -> Check {
     timeline(setting, &data.path.join("timeline")).unwrap_or_else(|error| {
-        failures.push(format!("{INSTRUMENT}: {error:#}"));
+        if !setting.stop.load(Ordering::Relaxed) {
+            failures.push(format!("{INSTRUMENT}: {error:#}"));
+        }
         Check { bar: "≤ 1.03 ×".into(), met: None, ..check(INSTRUMENT.into(), &[], format!("{error:#}")) }
     })
 }
@@ -58,7 +62,7 @@ fn timeline(setting: &Setting, dir: &Path) -> Result<Check> {
     arguments.push(format!("--duration={duration_ms}ms").into());
     arguments.push(format!("--repetitions={TIMELINES}").into());
     arguments.extend(["--dir".into(), dir.join("data").into(), "--results".into(), results.clone().into()]);
-    process::output(&setting.program, &arguments, None)?;
+    process::output_until(&setting.program, &arguments, &setting.stop)?;
     let mut runs = std::fs::read_dir(results.join("runs")).context("it left no run")?;
     let run = runs.next().context("it left no run")??.path();
     let report = std::fs::read(run.join("report.json")).context("it left no report")?;
@@ -70,6 +74,7 @@ fn timeline(setting: &Setting, dir: &Path) -> Result<Check> {
 }
 
 fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> {
+    go_on(setting)?;
     let mut postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
     let program = postgres.program("pgbench");
     let program =
@@ -94,7 +99,7 @@ fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> 
     let spec = spec.context("no point at this level")?;
     let ratios = (0..TURNS).map(|_| {
         let own = postgres.measure(&spec)?;
-        let said = process::output(&program, &arguments, None)?;
+        let said = process::output_until(&program, &arguments, &setting.stop)?;
         let theirs = number_behind(&said, "tps = ").with_context(|| format!("no rate in '{said}'"))?;
         Ok(own.recorder.acked as f64 / own.duration.as_secs_f64() / theirs)
     });
@@ -104,7 +109,8 @@ fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> 
     ratios
 }
 
-fn fio(dir: &Path) -> Result<Vec<f64>> {
+fn fio(setting: &Setting, dir: &Path) -> Result<Vec<f64>> {
+    go_on(setting)?;
     let program = find_program("fio").context("fio is not installed: apt-get install fio")?;
     let file = dir.join("fio");
     // On the disk before fio starts: else its writes wait for the cache to be written back first.
@@ -118,8 +124,8 @@ fn fio(dir: &Path) -> Result<Vec<f64>> {
                  --time_based --runtime=1 --lat_percentiles=1 --output-format=json";
     arguments.extend(fixed.split_whitespace().map(OsString::from));
     let ratios = (0..TURNS).map(|_| {
-        let own = durable_write(dir)?.quantile_ns(0.5) as f64;
-        let said = process::output(&program, &arguments, None)?;
+        let own = durable_write(dir, 1)?.quantile_ns(0.5) as f64;
+        let said = process::output_until(&program, &arguments, &setting.stop)?;
         // Warnings may stand around it.
         let json = said.find('{').zip(said.rfind('}')).and_then(|(from, to)| said.get(from..=to));
         let json: serde_json::Value = serde_json::from_str(json.context("fio printed no JSON")?)
@@ -133,17 +139,18 @@ fn fio(dir: &Path) -> Result<Vec<f64>> {
 }
 
 fn pg_test_fsync(setting: &Setting, dir: &Path) -> Result<Vec<f64>> {
+    go_on(setting)?;
     let postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
     let program = postgres.program("pg_test_fsync");
     let file = dir.join("pg_test_fsync");
     let arguments: [OsString; 4] = ["-s".into(), "1".into(), "-f".into(), file.clone().into()];
     let own = |dir: &Path| -> Result<f64> {
-        let samples = durable_write(dir)?.ns;
+        let samples = durable_write(dir, PG_TEST_FSYNC_BLOCKS)?.ns;
         Ok(samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64)
     };
     // It runs for many seconds, whatever is looked at: once, between two of ours.
     let before = own(dir)?;
-    let said = process::output(&program, &arguments, None)?;
+    let said = process::output_until(&program, &arguments, &setting.stop)?;
     let after = own(dir)?;
     let _ = std::fs::remove_file(&file);
     let line = said.lines().find(|line| line.trim_start().starts_with("open_datasync"));
@@ -152,9 +159,15 @@ fn pg_test_fsync(setting: &Setting, dir: &Path) -> Result<Vec<f64>> {
     Ok(vec![before * per_s / 1e9, after * per_s / 1e9])
 }
 
-fn durable_write(dir: &Path) -> Result<floor::Samples> {
+fn go_on(setting: &Setting) -> Result<()> {
+    ensure!(!setting.stop.load(Ordering::Relaxed), "interrupted");
+    Ok(())
+}
+
+fn durable_write(dir: &Path, blocks: u32) -> Result<floor::Samples> {
     let limits = Limits { samples: 100_000, time: Duration::from_millis(500) };
-    floor::durable_write(&Place::new(dir, FileMode::Direct), limits).context("floor 'durable write'")
+    floor::durable_write_of(&Place::new(dir, FileMode::Direct), blocks, limits)
+        .context("floor 'durable write'")
 }
 
 fn number_behind(text: &str, word: &str) -> Option<f64> {
@@ -180,6 +193,8 @@ fn check(measure: String, ratios: &[f64], note: String) -> Check {
 
 const TURNS: usize = 5;
 const TIMELINES: usize = 3;
+/// It writes 8 KiB.
+const PG_TEST_FSYNC_BLOCKS: u32 = 2;
 /// As the bench calls the row.
 const INSTRUMENT: &str = "timing every record at every watermark";
 

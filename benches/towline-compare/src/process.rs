@@ -8,6 +8,7 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use towline_bench::process::{forget, last_lines, last_words, remember};
 
@@ -94,10 +95,45 @@ impl Drop for Process {
 
 /// Runs a short command to its end; what it printed, or an error with what it complained about.
 pub(crate) fn output(program: &Path, arguments: &[OsString], user: Option<&User>) -> Result<String> {
-    let output = command(program, arguments, user)
+    said(program, command(program, arguments, user).stdin(Stdio::null()).output())
+}
+
+/// The same for one of several seconds: asked to end, too, when `stop` is set.
+pub(crate) fn output_until(program: &Path, arguments: &[OsString], stop: &AtomicBool) -> Result<String> {
+    let child = command(program, arguments, None)
         .stdin(Stdio::null())
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C is for this process.
+        .process_group(0)
+        .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
+    let (id, pid, ended) = (child.id(), Pid::from_child(&child), AtomicBool::new(false));
+    remember(id);
+    let output = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Acquire) {
+                if stop.load(Ordering::Relaxed) {
+                    // Gone already is as good.
+                    let _ = kill_process(pid, Signal::INT);
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let output = child.wait_with_output();
+        ended.store(true, Ordering::Release);
+        output
+    });
+    forget(id);
+    if stop.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    said(program, output)
+}
+
+fn said(program: &Path, output: std::io::Result<std::process::Output>) -> Result<String> {
+    let output = output.with_context(|| format!("cannot start {}", program.display()))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !output.status.success() {
         let said = format!("{} {}", text(&output.stderr), text(&output.stdout));
@@ -280,6 +316,17 @@ mod tests {
             text.contains("peer") && text.contains("no room") && text.contains("exit status: 3"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_command_ends_with_the_run() {
+        let sleep = find_program("sleep").unwrap();
+        let began = Instant::now();
+        let error = output_until(&sleep, &["60".into()], &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(error.to_string(), "interrupted");
+        assert!(began.elapsed() < Duration::from_secs(20));
+        let echo = find_program("echo").unwrap();
+        assert_eq!(output_until(&echo, &["so".into()], &AtomicBool::new(false)).unwrap().trim(), "so");
     }
 
     #[test]

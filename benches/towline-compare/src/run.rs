@@ -173,6 +173,7 @@ impl Session<'_> {
         }
         let mut rng = SmallRng::seed_from_u64(options.seed);
         let mut longest = Duration::ZERO;
+        let mut failures_of: BTreeMap<String, u32> = BTreeMap::new();
         for repetition in 0..options.repetitions {
             if repetition >= LEAST_REPETITIONS
                 && self.started.elapsed() + longest + tail(options) > options.at_most
@@ -187,7 +188,6 @@ impl Session<'_> {
             let began = Instant::now();
             // A drift of the machine must not fall on the same system every time.
             systems.shuffle(&mut rng);
-            let mut failed = Vec::new();
             for (index, system) in systems.iter_mut().enumerate() {
                 if self.is_stopped() {
                     break;
@@ -202,15 +202,14 @@ impl Session<'_> {
                     && !self.is_stopped()
                 {
                     progress.suspend(|| eprintln!("{label}: {error:#}"));
-                    self.failures.push(format!("{label}: {error:#}"));
-                    failed.push(index);
+                    self.failures.push(format!("{label}, repetition {}: {error:#}", repetition + 1));
+                    *failures_of.entry(label).or_default() += 1;
                 }
                 let _ = std::fs::remove_dir_all(&dir);
             }
-            // One that failed would fail again; the others go on.
-            for index in failed.into_iter().rev() {
-                systems.remove(index);
-            }
+            // A mishap costs one repetition; what fails again would go on failing.
+            systems
+                .retain(|system| failures_of.get(&system.label()).is_none_or(|count| *count < MOST_FAILURES));
             longest = longest.max(began.elapsed());
             if self.is_stopped() {
                 break;
@@ -388,6 +387,8 @@ impl Drop for DataDir {
 const ENOUGH_REPETITIONS: usize = 10;
 const FLOORS_EVERY: usize = 4;
 const LEAST_REPETITIONS: u32 = 3;
+/// Of one arrangement, until it is left out of the rest of the run.
+const MOST_FAILURES: u32 = 2;
 /// Connecting, and the end of the last requests.
 const BESIDE_POINT: Duration = Duration::from_millis(150);
 /// Starting and stopping: a database is made and copied twice, gigabytes of segments are prepared, half a floor.

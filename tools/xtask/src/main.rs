@@ -5,6 +5,7 @@ mod arrows;
 mod bugs;
 mod ci;
 mod memlock;
+mod picture;
 mod sources;
 mod text;
 
@@ -35,6 +36,11 @@ enum Command {
     Bugs(bugs::Options),
     /// The tests that lock memory or start programs, in the name of an ordinary user who may lock 8 MiB. Needs root.
     UserTests,
+    /// Writes results/compare.png from a run of `towline bench compare`. Needs Chromium.
+    Picture {
+        /// The run's folder
+        run: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -46,6 +52,7 @@ fn main() -> ExitCode {
         Command::Ci { no_bench } => ci::run(&root, !no_bench),
         Command::Bugs(options) => bugs::run(&root, &options),
         Command::UserTests => memlock::run(&root),
+        Command::Picture { run } => picture::run(&root, &run),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

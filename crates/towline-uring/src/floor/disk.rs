@@ -17,6 +17,15 @@ pub fn durable_write(place: &Place, limits: Limits) -> Result<Samples, FloorErro
     better_samples(|waiting| Ok(run_at_depth(&file, FlushWay::Dsync, 1, waiting, limits)?.ns))
 }
 
+/// As [`durable_write`], `blocks` of 4 KiB (1 to 64) by each write: to be held against programs that write others.
+///
+/// # Errors
+/// [`FloorError`].
+pub fn durable_write_of(place: &Place, blocks: u32, limits: Limits) -> Result<Samples, FloorError> {
+    let file = ScratchFile::new(place, FILE_LEN)?;
+    better_samples(|waiting| Ok(run(&file, FlushWay::Dsync, 1, blocks, waiting, limits)?.ns))
+}
+
 /// Durable 4 KiB writes per second with `depth` of them (at most 64) in flight.
 ///
 /// # Errors
@@ -83,8 +92,21 @@ pub(crate) fn run_at_depth(
     waiting: Waiting,
     limits: Limits,
 ) -> Result<DepthRate, FloorError> {
+    run(file, way, depth, 1, waiting, limits)
+}
+
+fn run(
+    file: &ScratchFile,
+    way: FlushWay,
+    depth: u32,
+    blocks: u32,
+    waiting: Waiting,
+    limits: Limits,
+) -> Result<DepthRate, FloorError> {
     let depth = if way == FlushWay::Split { 1 } else { depth.clamp(1, 64) };
-    let mut meter = Meter::new(64 * BLOCK as usize, waiting)?;
+    let blocks = u64::from(blocks.clamp(1, 64));
+    let len = blocks * BLOCK;
+    let mut meter = Meter::new((u64::from(depth) * len).max(64 * BLOCK) as usize, waiting)?;
     let fd = file.attach(&mut meter.ring)?;
     let mut began = vec![Instant::now(); depth as usize];
     let (mut written, mut in_flight) = (0u64, 0u32);
@@ -94,8 +116,8 @@ pub(crate) fn run_at_depth(
         while course.goes_on()
             && let Some(slot) = idle.pop()
         {
-            let range = slot * BLOCK..(slot + 1) * BLOCK;
-            let offset = file.offset(written);
+            let range = slot * len..(slot + 1) * len;
+            let offset = file.offset(written % (file.blocks / blocks) * blocks);
             began[slot as usize] = Instant::now();
             match way {
                 FlushWay::Dsync => {
@@ -113,7 +135,7 @@ pub(crate) fn run_at_depth(
             break;
         }
         let completion = meter.next()?;
-        expect_bytes("durable write", &completion, BLOCK)?;
+        expect_bytes("durable write", &completion, len)?;
         if way == FlushWay::Split {
             file.file.fdatasync()?;
         }

@@ -24,7 +24,7 @@ use crate::file::{DataFile, FileError, FileMode};
 use crate::ops::Completion;
 use crate::ring::{Ring, RingConfig, RingError, Wait};
 
-pub use disk::{DepthRate, durable_write, durable_writes_per_s, sequential_write};
+pub use disk::{DepthRate, durable_write, durable_write_of, durable_writes_per_s, sequential_write};
 pub(crate) use disk::{FlushWay, run_at_depth};
 pub use net::{round_trip, stream};
 pub use pair::pair_commit;
