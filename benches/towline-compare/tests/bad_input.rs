@@ -131,7 +131,7 @@ impl Bed {
         let mut command = Command::new(env!("CARGO_BIN_EXE_towline-compare"));
         command.args(arguments).arg("--program").arg(towline());
         command.arg("--dir").arg(self.path("data")).arg("--results").arg(self.path("results"));
-        command.args(["--clients=1", "--duration-ms=100", "--warm-up-ms=20", "--no-agreement"]);
+        command.args(["--clients=1", "--duration-ms=500", "--warm-up-ms=20", "--no-agreement"]);
         if !arguments.contains(&"--repetitions") {
             command.arg("--repetitions=1");
         }
