@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures_core::Stream;
+use towline::client::{Client, ClientOptions};
 use towline::{AppendError, Level, Log, LogBuilder, Lsn, TailError, Window};
 
 fn small() -> LogBuilder {
@@ -143,4 +144,21 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         }
         std::thread::park_timeout(Duration::from_secs(20));
     }
+}
+
+#[test]
+fn a_client_with_the_longest_times_waits_and_does_not_overflow() {
+    let dir = folder();
+    let log = small().listen("127.0.0.1:0".parse().unwrap()).open(dir.path().join("log")).unwrap();
+    assert!(log.wait_leading(Duration::from_secs(20)));
+    let options = ClientOptions { connect_timeout: Duration::MAX, ..ClientOptions::default() };
+    let mut client = Client::connect_with(log.listen_address().unwrap(), 0, options).unwrap();
+    let request = client.submit(&[b"x"], Level::Local, None).unwrap();
+    assert_eq!(client.recv_timeout(Duration::MAX).unwrap().request, request);
+    client.pause(Duration::MAX).unwrap();
+    client.resume().unwrap();
+    let mut tail = client.tail(Lsn(0), false).unwrap();
+    let batch = tail.next_batch_timeout(Duration::MAX).unwrap().unwrap();
+    assert_eq!(batch.records().count(), 1);
+    log.close().unwrap();
 }

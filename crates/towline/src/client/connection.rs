@@ -255,3 +255,11 @@ impl Connection {
         ClientError::Lost { address: self.address, why }
     }
 }
+
+/// The moment at which `limit` is over; the longest limits mean "for ever", and must not overflow.
+pub(super) fn deadline(limit: Duration) -> Instant {
+    Instant::now() + limit.min(FOR_EVER)
+}
+
+/// 34 years: what every clock can add.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);

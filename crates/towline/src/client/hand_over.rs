@@ -47,9 +47,9 @@ impl Client {
             standbys: options.standbys.clone(),
             rule: options.rule.clone(),
             force: options.force,
-            timeout_ms: options.timeout.as_millis() as u64,
+            timeout_ms: millis(options.timeout),
         };
-        match self.asked(&frame, options.timeout + PATIENCE)? {
+        match self.ask(request, &frame, Some(options.timeout.saturating_add(PATIENCE)))? {
             Answer::Promoted(promotion) => Ok(promotion),
             other => Err(self.no_such_answer(other)),
         }
@@ -63,7 +63,8 @@ impl Client {
     /// [`ClientError::Lost`].
     pub fn pause(&mut self, limit: Duration) -> Result<Lsn, ClientError> {
         let request = self.start(Asked::Command)?;
-        match self.asked(&Frame::Pause { request, limit_ms: limit.as_millis() as u64 }, limit + PATIENCE)? {
+        let frame = Frame::Pause { request, limit_ms: millis(limit) };
+        match self.ask(request, &frame, Some(limit.saturating_add(PATIENCE)))? {
             Answer::Paused(end) => Ok(end),
             other => Err(self.no_such_answer(other)),
         }
@@ -75,16 +76,10 @@ impl Client {
     /// [`ClientError::Timeout`] and [`ClientError::Lost`].
     pub fn resume(&mut self) -> Result<(), ClientError> {
         let request = self.start(Asked::Command)?;
-        match self.asked(&Frame::Resume { request }, PATIENCE)? {
+        match self.ask(request, &Frame::Resume { request }, Some(PATIENCE))? {
             Answer::Done(error) if error.is_empty() => Ok(()),
             other => Err(self.no_such_answer(other)),
         }
-    }
-
-    fn asked(&mut self, frame: &Frame, limit: Duration) -> Result<Answer, ClientError> {
-        let sent = self.connection.push(frame);
-        self.sent(sent)?;
-        self.await_answer(Some(limit))
     }
 
     fn no_such_answer(&self, answer: Answer) -> ClientError {
@@ -95,5 +90,52 @@ impl Client {
     }
 }
 
+/// Milliseconds of a duration; as many as the number holds for a longer one.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The node answers at its own limit; this is for one that does not.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use towline_core::format::encode_frame;
+    use towline_core::types::{LogId, NodeId};
+
+    use super::*;
+
+    /// A node that answers what it was asked first only when it is asked again.
+    fn late_node(listener: &TcpListener) {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut answer = |frames: &[Frame]| {
+            let mut bytes = Vec::new();
+            assert!(socket.read(&mut [0; 4096]).unwrap() > 0);
+            frames.iter().for_each(|frame| encode_frame(frame, &mut bytes).unwrap());
+            socket.write_all(&bytes).unwrap();
+        };
+        answer(&[Frame::WelcomeClient { version: 1, log: LogId([1; 16]), node: NodeId(1), shards: 1 }]);
+        answer(&[]);
+        answer(&[
+            Frame::Done { request: 1, error: "late".to_owned() },
+            Frame::Done { request: 2, error: String::new() },
+        ]);
+    }
+
+    #[test]
+    fn the_late_answer_to_a_command_that_was_given_up_is_not_the_next_ones() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let node = std::thread::spawn(move || late_node(&listener));
+        let mut client = Client::connect(address, 0).unwrap();
+        let request = client.start(Asked::Command).unwrap();
+        let given_up = client.ask(request, &Frame::Resume { request }, Some(Duration::from_millis(50)));
+        assert!(matches!(given_up, Err(ClientError::Timeout(_))));
+        client.trim(Lsn(8192)).unwrap();
+        node.join().unwrap();
+        assert_eq!(client.outstanding(), 0);
+    }
+}

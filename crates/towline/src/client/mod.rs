@@ -20,6 +20,7 @@
 mod connection;
 mod error;
 mod hand_over;
+mod request;
 mod tail;
 
 use std::collections::VecDeque;
@@ -27,19 +28,18 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use towline_core::format::{Frame, Hello, HelloRole, MAX_APPEND_RECORDS, WIRE_VERSION, record_bytes};
-use towline_core::types::limits::{MAX_APPEND_BYTES, MAX_RECORD_BYTES};
-use towline_core::types::{Geometry, Level, LogId, Lsn, NodeId, Window};
+use towline_core::format::Frame;
+use towline_core::types::{Level, LogId, Lsn, NodeId, Window};
 
 pub use self::error::ClientError;
 pub use self::hand_over::{PromoteOptions, Promotion};
 pub use self::tail::{ClientTail, TailRecords};
 pub use towline_core::format::{Committed, Outcome};
 
-use self::connection::{Connection, Received};
+use self::connection::{Connection, Received, deadline};
+pub(crate) use self::request::frame_name;
+use self::request::{client_hello, record_lengths};
 
-/// Protocol versions this client speaks, oldest and newest.
-const VERSIONS: (u16, u16) = (WIRE_VERSION, WIRE_VERSION);
 /// Bytes that may wait to be sent before `submit` itself waits for the node to take them.
 const OUTPUT_BYTES: usize = 256 << 10;
 
@@ -89,6 +89,8 @@ pub struct Client {
     first: u64,
     unanswered: usize,
     ready: VecDeque<Completion>,
+    /// The command whose answer is waited for. One that was given up may still be answered, and is not this one.
+    awaited: u64,
     /// The answer to a request other than an append.
     answer: Option<Answer>,
     /// Set when the connection has ended; every request then outstanding is indeterminate.
@@ -137,7 +139,7 @@ impl Client {
         shard: u16,
         options: ClientOptions,
     ) -> Result<Client, ClientError> {
-        let deadline = Instant::now() + options.connect_timeout;
+        let deadline = deadline(options.connect_timeout);
         let mut connection = Connection::open(&address, deadline)?;
         connection.push(&Frame::Hello(client_hello(shard, &options.name)))?;
         let (log, node, shards) = match connection.next_before(deadline, options.spin)? {
@@ -162,6 +164,7 @@ impl Client {
             first: 1,
             unanswered: 0,
             ready: VecDeque::new(),
+            awaited: 0,
             answer: None,
             lost: None,
         })
@@ -260,7 +263,7 @@ impl Client {
     /// # Errors
     /// As [`Client::recv`], and [`ClientError::Timeout`]: the request is still outstanding.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Completion, ClientError> {
-        let deadline = Instant::now() + timeout;
+        let deadline = deadline(timeout);
         loop {
             if let Some(completion) = self.try_recv()? {
                 return Ok(completion);
@@ -334,7 +337,7 @@ impl Client {
     /// configured. [`ClientError::Lost`]: it may be in force or not.
     pub fn set_rule(&mut self, rule: &str) -> Result<(), ClientError> {
         let request = self.start(Asked::Command)?;
-        self.command(&Frame::SetRule { request, rule: rule.to_owned() })
+        self.command(request, &Frame::SetRule { request, rule: rule.to_owned() })
     }
 
     /// Lets the node recycle what lies below `below`; standbys that still need it hold it back.
@@ -343,7 +346,7 @@ impl Client {
     /// [`ClientError::Rejected`] with the reason, [`ClientError::Lost`].
     pub fn trim(&mut self, below: Lsn) -> Result<(), ClientError> {
         let request = self.start(Asked::Command)?;
-        self.command(&Frame::Trim { request, below })
+        self.command(request, &Frame::Trim { request, below })
     }
 
     /// Follows the log from `from` (the start of a batch, or the log's start) with this connection. Without
@@ -373,18 +376,24 @@ impl Client {
         Ok(request)
     }
 
-    fn command(&mut self, frame: &Frame) -> Result<(), ClientError> {
-        let sent = self.connection.push(frame);
-        self.sent(sent)?;
-        match self.await_answer(None)? {
+    fn command(&mut self, request: u64, frame: &Frame) -> Result<(), ClientError> {
+        match self.ask(request, frame, None)? {
             Answer::Done(error) if error.is_empty() => Ok(()),
             Answer::Done(error) => Err(ClientError::Rejected(error)),
             _ => Err(self.connection.protocol_error("an answer to something else".to_owned())),
         }
     }
 
+    /// Sends a command and waits for its answer, at most `limit`.
+    fn ask(&mut self, request: u64, frame: &Frame, limit: Option<Duration>) -> Result<Answer, ClientError> {
+        self.awaited = request;
+        let sent = self.connection.push(frame);
+        self.sent(sent)?;
+        self.await_answer(limit)
+    }
+
     fn await_answer(&mut self, limit: Option<Duration>) -> Result<Answer, ClientError> {
-        let deadline = limit.map(|limit| Instant::now() + limit);
+        let deadline = limit.map(deadline);
         loop {
             self.pump()?;
             if let Some(answer) = self.answer.take() {
@@ -468,7 +477,7 @@ impl Client {
                 }
             },
             Frame::Done { request, error } => match self.finish(request) {
-                Some(Asked::Command) => self.answer = Some(Answer::Done(error)),
+                Some(Asked::Command) => self.answered(request, Answer::Done(error)),
                 Some(Asked::Append) => {
                     self.ready.push_back(Completion { request, outcome: Outcome::Refused(error) });
                 }
@@ -481,11 +490,11 @@ impl Client {
             Frame::Promoted { request, term, start, adopters, warnings } => {
                 self.finish(request);
                 let warnings = warnings.lines().map(str::to_owned).collect();
-                self.answer = Some(Answer::Promoted(Promotion { term, start, adopters, warnings }));
+                self.answered(request, Answer::Promoted(Promotion { term, start, adopters, warnings }));
             }
             Frame::Paused { request, end } => {
                 self.finish(request);
-                self.answer = Some(Answer::Paused(end));
+                self.answered(request, Answer::Paused(end));
             }
             Frame::Status { json } => self.answer = Some(Answer::Status(json)),
             Frame::Heartbeat { term } => self.connection.push(&Frame::Heartbeat { term })?,
@@ -496,6 +505,12 @@ impl Client {
             other => return self.lose(self.unexpected(frame_name(&other))),
         }
         Ok(())
+    }
+
+    fn answered(&mut self, request: u64, answer: Answer) {
+        if request == self.awaited {
+            self.answer = Some(answer);
+        }
     }
 
     fn finish(&mut self, request: u64) -> Option<Asked> {
@@ -543,56 +558,4 @@ impl Client {
     fn unexpected(&self, what: String) -> ClientError {
         self.connection.protocol_error(format!("unexpected {what}"))
     }
-}
-
-fn client_hello(shard: u16, name: &str) -> Hello {
-    Hello {
-        versions: VERSIONS,
-        role: HelloRole::Client,
-        shard,
-        log: LogId::default(),
-        geometry: Geometry { segment_bytes: 0, in_flight_bytes: 0 },
-        node: NodeId(0),
-        name: name.to_owned(),
-        nonce: 0,
-        adopted: Default::default(),
-        end: Default::default(),
-    }
-}
-
-/// The lengths of an append's records, checked against the limits here: the node would close the connection.
-fn record_lengths(payloads: &[&[u8]]) -> Result<Vec<u32>, ClientError> {
-    let mut total = 0;
-    let mut lengths = Vec::with_capacity(payloads.len());
-    for payload in payloads {
-        let length = payload.len() as u64;
-        if length > MAX_RECORD_BYTES {
-            let text = format!("a record of {length} bytes; the limit is {MAX_RECORD_BYTES}: split it");
-            return Err(ClientError::Invalid(text));
-        }
-        total += record_bytes(length);
-        lengths.push(length as u32);
-    }
-    if payloads.is_empty() {
-        return Err(ClientError::Invalid("an append without a record".to_owned()));
-    }
-    if payloads.len() > MAX_APPEND_RECORDS {
-        let text = format!(
-            "an atomic append of {} records; the limit is {MAX_APPEND_RECORDS}: split it",
-            payloads.len()
-        );
-        return Err(ClientError::Invalid(text));
-    }
-    if total > MAX_APPEND_BYTES {
-        let text = format!(
-            "an atomic append of {total} bytes with headers; the limit is {MAX_APPEND_BYTES}: split it"
-        );
-        return Err(ClientError::Invalid(text));
-    }
-    Ok(lengths)
-}
-
-pub(crate) fn frame_name(frame: &Frame) -> String {
-    let text = format!("{frame:?}");
-    text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use towline_core::format::Frame;
 use towline_core::types::Lsn;
 
-use super::connection::{Connection, Received};
+use super::connection::{Connection, Received, deadline};
 use super::error::ClientError;
 use super::frame_name;
 use crate::record::Records;
@@ -54,8 +54,9 @@ impl ClientTail {
     /// [`ClientError::Protocol`].
     pub fn next_batch(&mut self) -> Result<TailRecords, ClientError> {
         loop {
-            let hour = Instant::now() + Duration::from_secs(3600);
-            if let Some(batch) = self.next_before(hour)?.filter(|batch| !batch.bytes.is_empty()) {
+            if let Some(batch) =
+                self.next_before(deadline(Duration::MAX))?.filter(|batch| !batch.bytes.is_empty())
+            {
                 return Ok(batch);
             }
         }
@@ -67,7 +68,7 @@ impl ClientTail {
     /// # Errors
     /// As [`ClientTail::next_batch`].
     pub fn next_batch_timeout(&mut self, timeout: Duration) -> Result<Option<TailRecords>, ClientError> {
-        self.next_before(Instant::now() + timeout)
+        self.next_before(deadline(timeout))
     }
 
     fn next_before(&mut self, deadline: Instant) -> Result<Option<TailRecords>, ClientError> {
