@@ -168,10 +168,23 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("powercut: {error:#}");
+            eprintln!("powercut: {}", message(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes; one that has been said with the error above it is not said again.
+fn message(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |message, cause| {
+        if message.is_empty() {
+            cause
+        } else if message.contains(&cause) {
+            message
+        } else {
+            format!("{message}: {cause}")
+        }
+    })
 }
 
 fn run(command: Command) -> Result<()> {

@@ -39,6 +39,19 @@ impl Failure {
         Failure::new(Code::Usage, anyhow::Error::msg(text.into()))
     }
 
+    /// The error and its causes; one that has been said with the error above it is not said again.
+    pub(crate) fn message(&self) -> String {
+        let mut message = String::new();
+        for cause in self.error.chain().map(ToString::to_string) {
+            if message.is_empty() {
+                message = cause;
+            } else if !message.contains(&cause) {
+                message = format!("{message}: {cause}");
+            }
+        }
+        message
+    }
+
     /// Prints the message, except where nobody reads standard output any more: then the end is quiet.
     pub(crate) fn report(&self) -> ExitCode {
         let broken_pipe = self
@@ -50,7 +63,7 @@ impl Failure {
             return ExitCode::SUCCESS;
         }
         // Standard error may be closed too; there is nobody left to tell.
-        let _ = writeln!(io::stderr(), "towline: {:#}", self.error);
+        let _ = writeln!(io::stderr(), "towline: {}", self.message());
         ExitCode::from(self.code as u8)
     }
 }
@@ -71,6 +84,9 @@ impl From<io::Error> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let code = match &error {
+            ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
+                Code::Usage
+            }
             ClientError::Connect { .. }
             | ClientError::Refused { .. }
             | ClientError::Lost { .. }

@@ -100,7 +100,7 @@ fn each_shard(dir: &Path, run: impl Fn(&Path) -> Outcome) -> Outcome {
             Ok(()) => {}
             // Damage in one shard says nothing about the next: look at all of them.
             Err(failure) if failure.code == Code::Corrupt => {
-                out::note(&format!("towline: {:#}", failure.error));
+                out::note(&format!("towline: {}", failure.message()));
                 worst = Some(failure);
             }
             Err(failure) => return Err(failure),

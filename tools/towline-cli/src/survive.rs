@@ -66,6 +66,9 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
         list(&args)?;
         return Ok(0);
     }
+    if args.soak.is_some_and(|time| time.is_zero()) {
+        return Err(Failure::usage("--soak 0s tests nothing: give it a minute or more"));
+    }
     let program = std::env::current_exe()?;
     let outcome = run(&SurviveOptions {
         program,

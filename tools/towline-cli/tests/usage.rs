@@ -65,6 +65,20 @@ fn unknown_and_contradictory_flags_are_usage_errors() {
         (&["append", "--window=soon"], "window"),
         (&["tail", "--from=here"], "LSN"),
         (&["probe", "--dir=/nowhere/at/all"], "--dir"),
+        (&["promote", "127.0.0.1:1"], "--standbys"),
+        (&["promote", "here", "--standbys=a=127.0.0.1:1"], "here"),
+        (&["switchover", "--from=127.0.0.1:1"], "--to"),
+        (&["rule"], "RULE"),
+        (&["trim", "soon"], "LSN"),
+        (&["log", "repair", "d"], "--from"),
+        (&["survive", "--level=most"], "most"),
+        (&["survive", "--failure=bad-luck"], "bad-luck"),
+        (&["survive", "--soak=0s"], "nothing"),
+        (&["survive", "--times=0"], "--times"),
+        (&["sim", "run", "--seed=many"], "seed"),
+        (&["sim", "run"], "--seed"),
+        (&["advise", "--survive=bad-luck", "--p99=2ms"], "bad-luck"),
+        (&["bench", "nothing-like-it"], "nothing-like-it"),
     ];
     for (arguments, word) in cases {
         assert_refused(&towline(arguments), 2, &[word]);
@@ -155,6 +169,54 @@ fn commands_without_a_node_are_unavailable() {
         &["trim", "0/0", &address],
     ] {
         assert_refused(&towline_with(arguments, b"x\n"), 4, &["no connection", &port.to_string()]);
+    }
+}
+
+/// Files that are no text, or far too long, where text is expected; and a cause is told once.
+#[test]
+fn files_of_another_kind_are_refused() {
+    let folder = Folder::new();
+    let [noise, long] = ["noise", "long"].map(|name| folder.join(name));
+    fs::write(
+        &noise,
+        (0..3_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>(),
+    )
+    .unwrap();
+    fs::write(&long, "a = 1\n".repeat(500_000)).unwrap();
+    for file in [&noise, &long] {
+        let path = file.to_str().unwrap();
+        assert_refused(&towline(&["primary", "--dir=d", &format!("--config={path}")]), 2, &["--config"]);
+        for arguments in [&["report", path][..], &["sim", "replay", path]] {
+            assert_refused(&towline(arguments), 1, &[path]);
+        }
+    }
+    let refused = towline(&["bench", "canonical", &format!("--dir={}", noise.display())]);
+    assert_refused(&refused, 1, &["Not a directory"]);
+    assert_eq!(text(&refused.stderr).matches("Not a directory").count(), 1, "{}", text(&refused.stderr));
+}
+
+/// As a user who owns nothing here. Only root can become one.
+#[test]
+fn what_may_not_be_read_or_written_is_named() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let folder = Folder::new();
+    let dir = folder.join("closed");
+    fs::create_dir_all(&dir).unwrap();
+    let path = dir.to_str().unwrap();
+    for arguments in [
+        &["primary", "--dir", path, "--listen=127.0.0.1:0"][..],
+        &["standby", "--dir", path, "--listen=127.0.0.1:0", "--name=a"],
+        &["log", "verify", path],
+        &["bench", "canonical", "--dir", path],
+    ] {
+        use std::os::unix::process::CommandExt;
+        fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+        let mut command = std::process::Command::new("/proc/self/fd/0");
+        command.args(arguments).stdin(fs::File::open(env!("CARGO_BIN_EXE_towline")).unwrap());
+        let output = command.uid(65_534).gid(65_534).output().unwrap();
+        assert_refused(&output, 1, &["ermission denied"]);
     }
 }
 
