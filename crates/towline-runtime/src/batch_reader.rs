@@ -53,6 +53,29 @@ impl BatchReader {
     /// # Errors
     /// [`TailError`].
     pub(crate) fn next(&mut self, from: Lsn, upto: Lsn) -> Result<Result<Found, Lsn>, TailError> {
+        match self.next_header(from, upto)? {
+            Ok((header, geometry)) => {
+                self.read_body(&header, geometry)?;
+                Ok(Ok(Found { header, next: geometry.batch_place(header.end) }))
+            }
+            Err(next) => Ok(Err(next)),
+        }
+    }
+
+    /// How many bytes of memory [`next`](Self::next) takes for the batch that it would read; 0 when there is none yet.
+    ///
+    /// # Errors
+    /// [`TailError`].
+    pub(crate) fn next_bytes(&mut self, from: Lsn, upto: Lsn) -> Result<u64, TailError> {
+        let next = self.next_header(from, upto)?;
+        Ok(next.map_or(0, |(header, _)| header.stored().end.bytes_since(header.body_start())))
+    }
+
+    fn next_header(
+        &mut self,
+        from: Lsn,
+        upto: Lsn,
+    ) -> Result<Result<(BatchHeader, Geometry), Lsn>, TailError> {
         let Some((log, geometry)) = self.segments.log() else { return Ok(Err(from)) };
         let mut at = geometry.batch_place(from.max(geometry.first_batch(0)));
         loop {
@@ -64,12 +87,10 @@ impl BatchReader {
                 return Ok(Err(at));
             }
             self.passed = Some(header.after());
-            let next = geometry.batch_place(header.end);
             if header.kind == BatchKind::Data {
-                self.read_body(&header, geometry)?;
-                return Ok(Ok(Found { header, next }));
+                return Ok(Ok((header, geometry)));
             }
-            at = next;
+            at = geometry.batch_place(header.end);
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::Stream;
 use towline_core::types::Lsn;
+use towline_core::types::limits::MAX_BATCH_BYTES;
 
 use super::shared::Marks;
 use super::{Handle, Readers};
@@ -96,6 +97,19 @@ impl Tail {
             Ok(None) if self.handle.shared.is_stopped() => None,
             found => Some(found),
         }
+    }
+
+    /// Waits until there may be something to read, at most this long, and keeps nothing of it: how many bytes of memory
+    /// it takes to read it.
+    pub(crate) fn wait_within(&mut self, timeout: Duration) -> u64 {
+        let (handle, at, cuts, safe) = (&self.handle, self.at, self.cuts, self.safe);
+        let cut = || handle.shared.marks.cuts.load(Ordering::Acquire) != cuts;
+        handle.wait_mark(timeout, || limit(handle, safe) > at || cut());
+        if cut() {
+            return MAX_BATCH_BYTES;
+        }
+        // What fails here fails again, and is told, when it is read.
+        self.reader.next_bytes(at, limit(&self.handle, safe)).unwrap_or(0)
     }
 
     /// Where it stands when it has given all that may be read now.

@@ -2,6 +2,7 @@
 
 pub(crate) mod connection;
 mod long_records;
+mod read_memory;
 mod reading;
 pub(crate) mod tickets;
 
@@ -21,6 +22,7 @@ use connection::{Asked, Connection};
 use tickets::ClientTickets;
 
 pub(crate) use long_records::LongRecords;
+pub(crate) use read_memory::ReadMemory;
 pub(crate) use tickets::is_client;
 
 /// The open client connections.

@@ -9,7 +9,7 @@ use towline_core::types::{Geometry, LogId, NodeId};
 use towline_uring::{BufPool, Ring};
 
 use super::brain::Brain;
-use super::clients::LongRecords;
+use super::clients::{LongRecords, ReadMemory};
 use super::files::Files;
 use super::repeats::Repeats;
 use crate::clock::now_ns;
@@ -27,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) client_bufs: BufPool,
     /// Send buffers of client connections: slow clients hold theirs for long, and never one of a session's.
     pub(crate) client_frames: BufPool,
+    /// Memory for what is read of the log for clients.
+    pub(crate) read_memory: Arc<ReadMemory>,
     /// Memory for what clients send that is longer than a connection's own part.
     pub(crate) long_records: LongRecords,
     pub(crate) shared: Arc<ShardShared>,

@@ -15,7 +15,7 @@ use towline_uring::{ArenaConfig, ArenaOwner, Backing, BufPool, MAX_READERS, Ring
 
 use super::batch::Batches;
 use super::brain::Brain;
-use super::clients::{Clients, LongRecords, MAX_CLIENTS};
+use super::clients::{Clients, LongRecords, MAX_CLIENTS, ReadMemory};
 use super::core::{Core, Events};
 use super::files::{Files, MAX_ATTACHED};
 use super::hand_over::HandOvers;
@@ -150,6 +150,7 @@ impl ShardSeed {
             frames: BufPool::new(FRAME_BUFS, FRAME_BUF_BYTES),
             client_bufs: BufPool::new(MAX_CLIENTS, CLIENT_BUF_BYTES),
             client_frames: BufPool::new(MAX_CLIENTS, FRAME_BUF_BYTES),
+            read_memory: ReadMemory::new(),
             long_records: LongRecords::new(),
             shared,
             log,

@@ -12,6 +12,7 @@ use towline_core::types::{Level, Lsn, Span, TicketId, Window};
 use towline_uring::{Completion, PoolBuf, RingFd};
 
 use super::long_records::{LONG_LIMIT, LongRecords};
+use super::read_memory::Lent;
 use super::reading::{Piece, Reading, refuse_span};
 use super::tickets::{ClientTickets, Waiting};
 use crate::clock::now_ns;
@@ -47,6 +48,8 @@ pub(crate) struct Connection {
     /// The append at the head of `arrived` found no room.
     stalled: bool,
     reading: Option<Reading>,
+    /// The memory of what was read and is queued.
+    lent: Option<Lent>,
     state: State,
 }
 
@@ -99,6 +102,7 @@ impl Connection {
             unanswered: 0,
             stalled: false,
             reading: None,
+            lent: None,
             state: State::Open,
         }
     }
@@ -153,6 +157,11 @@ impl Connection {
         let stuck_ns = if self.out.is_idle() { 0 } else { core.now_ns.saturating_sub(self.out.since_ns) };
         if self.out.pinned().is_none() && self.has_send() && stuck_ns > SLOW_LIMIT.as_nanos() as u64 {
             // A client that takes no answer is not waited for.
+            return self.fail();
+        }
+        let holds = self.lent.as_ref().is_some_and(|lent| lent.bytes() > 0);
+        if holds && core.read_memory.hold_limit().is_some_and(|limit| stuck_ns > limit.as_nanos() as u64) {
+            // Others wait for the memory of what it asked for and does not take.
             return self.fail();
         }
         let mut port = Port {
@@ -450,16 +459,21 @@ impl Connection {
 
     /// Moves what was read to the socket, as long as the client takes it.
     fn take_read(&mut self) {
-        while self.out.queued_bytes() < READ_QUEUED_BYTES {
+        if self.out.queued_bytes() == 0 {
+            // What was queued has left: its memory is free again.
+            self.out.free_memory();
+            self.lent = None;
+        }
+        while self.may_read() {
             let Some(reading) = &self.reading else { return };
-            let (frame, bytes, last) = match reading.next() {
-                Ok(Ok(Piece::Records(batch))) => {
+            let (frame, bytes, last, lent) = match reading.next() {
+                Ok(Ok((Piece::Records(batch), lent))) => {
                     let bytes = batch.bytes.len() as u32;
-                    (Frame::Records { start: batch.start, next: batch.next, bytes }, batch.bytes, false)
+                    (Frame::Records { start: batch.start, next: batch.next, bytes }, batch.bytes, false, lent)
                 }
-                Ok(Ok(Piece::Log { start, flushed, bytes })) => {
+                Ok(Ok((Piece::Log { start, flushed, bytes }, lent))) => {
                     let (len, last) = (bytes.len() as u32, bytes.is_empty());
-                    (Frame::LogBytes { start, flushed, bytes: len }, bytes, last)
+                    (Frame::LogBytes { start, flushed, bytes: len }, bytes, last, lent)
                 }
                 Ok(Err(why)) => {
                     self.reading = None;
@@ -471,6 +485,10 @@ impl Connection {
                     return self.close();
                 }
             };
+            match &mut self.lent {
+                Some(held) => held.join(lent),
+                None => self.lent = Some(lent),
+            }
             self.push(&frame);
             if self.state == State::Dead {
                 return;
@@ -482,6 +500,11 @@ impl Connection {
                 self.reading = None;
             }
         }
+    }
+
+    /// One piece at a time, however long it is, or several short ones.
+    fn may_read(&self) -> bool {
+        self.out.queued_bytes() == 0 || self.lent.as_ref().map_or(0, Lent::bytes) < READ_QUEUED_BYTES
     }
 
     fn refuse(&mut self, code: RefusalCode, message: String) {
@@ -530,7 +553,7 @@ impl Connection {
 
     /// Something was read, and the client takes bytes.
     pub(crate) fn has_read(&self) -> bool {
-        self.out.queued_bytes() < READ_QUEUED_BYTES && self.reading.as_ref().is_some_and(Reading::has_next)
+        self.may_read() && self.reading.as_ref().is_some_and(Reading::has_next)
     }
 }
 

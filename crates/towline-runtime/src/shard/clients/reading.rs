@@ -10,6 +10,7 @@ use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
 use towline_core::types::{Geometry, Lsn, Span};
 
+use super::read_memory::Lent;
 use crate::error::TailError;
 use crate::handle::shared::Marks;
 use crate::handle::{Tail, TailBatch};
@@ -24,9 +25,12 @@ pub(super) enum Piece {
     Log { start: Lsn, flushed: Lsn, bytes: Bytes },
 }
 
+/// A piece with the memory that it holds, or why there is none.
+type Read = Result<(Piece, Lent), String>;
+
 /// A thread that reads the log for one client, a few pieces ahead.
 pub(super) struct Reading {
-    pieces: Receiver<Result<Piece, String>>,
+    pieces: Receiver<Read>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -35,11 +39,15 @@ impl Reading {
     /// Follows the log's records. A batch without any says that all there was has been sent: silence alone may only
     /// mean that a disk or a processor is slow.
     pub(super) fn records(mut tail: Tail, core: &Core) -> std::io::Result<Reading> {
-        let shared = Arc::clone(&core.shared);
+        let (shared, memory) = (Arc::clone(&core.shared), Arc::clone(&core.read_memory));
         Reading::start(move |to, stopped| {
             let mut said = None;
+            let nudge = || _ = shared.wake.notify();
             while !stopped.load(Ordering::Acquire) {
-                let Some(batch) = tail.next_within(TAIL_LOOK) else { return };
+                // Nothing is held while there is nothing to read, and no more than what there is.
+                let most = tail.wait_within(TAIL_LOOK) as usize;
+                let Some(mut lent) = memory.take(most, stopped, nudge) else { return };
+                let Some(batch) = tail.next_within(Duration::ZERO) else { return };
                 let batch = match batch.transpose() {
                     Some(batch) => batch,
                     None => match tail.end_reached().filter(|end| said != Some(*end)) {
@@ -51,7 +59,10 @@ impl Reading {
                     },
                 };
                 let failed = batch.is_err();
-                let piece = batch.map(Piece::Records).map_err(|error: TailError| error.to_string());
+                let piece = batch.map_err(|error: TailError| error.to_string()).map(|batch| {
+                    lent.shrink_to(batch.bytes.len());
+                    (Piece::Records(batch), lent)
+                });
                 if to.send(piece).is_err() {
                     return;
                 }
@@ -66,17 +77,22 @@ impl Reading {
     /// Reads the log's own bytes in `span`, as far as they are flushed; then an empty piece.
     pub(super) fn log(span: Span, core: &Core) -> std::io::Result<Reading> {
         let (shared, segments) = (Arc::clone(&core.shared), core.files.segments().clone());
+        let memory = Arc::clone(&core.read_memory);
         Reading::start(move |to, stopped| {
             let mut at = span.start;
+            let nudge = || _ = shared.wake.notify();
             while !stopped.load(Ordering::Acquire) {
                 let flushed = Marks::lsn(&shared.marks.flushed);
+                let most = MAX_SEND_BYTES as usize;
+                let Some(mut lent) = memory.take(most, stopped, nudge) else { return };
                 let piece = read_log(&segments, Span::new(at, span.end.min(flushed)), flushed);
                 let (read, ended) = match &piece {
                     Ok(Piece::Log { bytes, .. }) => (bytes.len() as u64, bytes.is_empty()),
                     _ => (0, true),
                 };
                 at = at.plus(read);
-                if to.send(piece).is_err() {
+                lent.shrink_to(read as usize);
+                if to.send(piece.map(|piece| (piece, lent))).is_err() {
                     return;
                 }
                 shared.wake.notify();
@@ -87,9 +103,7 @@ impl Reading {
         })
     }
 
-    fn start(
-        run: impl FnOnce(&Sender<Result<Piece, String>>, &AtomicBool) + Send + 'static,
-    ) -> std::io::Result<Reading> {
+    fn start(run: impl FnOnce(&Sender<Read>, &AtomicBool) + Send + 'static) -> std::io::Result<Reading> {
         let (to, pieces) = bounded(PIECES_AHEAD);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -99,7 +113,7 @@ impl Reading {
     }
 
     /// The next piece, if one is there.
-    pub(super) fn next(&self) -> Result<Result<Piece, String>, TryRecvError> {
+    pub(super) fn next(&self) -> Result<Read, TryRecvError> {
         self.pieces.try_recv()
     }
 
@@ -141,5 +155,5 @@ pub(super) fn refuse_span(span: Span, log_start: Lsn, geometry: Option<Geometry>
     (span.start < first).then(|| format!("the log starts at {log_start} here: what lies before is trimmed"))
 }
 
-const PIECES_AHEAD: usize = 2;
+const PIECES_AHEAD: usize = 1;
 const TAIL_LOOK: Duration = Duration::from_millis(100);

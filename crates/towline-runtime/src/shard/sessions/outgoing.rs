@@ -103,6 +103,13 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Gives the queue's memory back while it is empty.
+    pub(crate) fn free_memory(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        }
+    }
+
     /// Queues log bytes.
     pub(crate) fn push_log(&mut self, span: Span, source: Source) {
         self.items.push_back(Item::Log { span, from: span.start, source });
@@ -346,5 +353,7 @@ fn batch_end(known: Lsn, start: Lsn, bytes: &[u8]) -> Result<Lsn, String> {
 
 /// Frames that may wait for one peer.
 const MAX_QUEUED_BYTES: usize = 8 << 20;
+/// What an empty queue may keep.
+const KEPT_BYTES: usize = 16 << 10;
 /// One catch-up read; two per session at most.
 const CATCH_UP_BYTES: usize = 256 << 10;
