@@ -38,6 +38,7 @@
 //! known), [`RuleError`], [`StartError`] and [`StopError`], [`TailError`], [`client::ClientError`]. Each message says
 //! what happened, where, and what to do.
 
+mod builder;
 pub mod client;
 mod log;
 mod record;
@@ -45,10 +46,11 @@ mod shard;
 mod standby;
 mod tail;
 
-pub use log::{Log, LogBuilder};
+pub use builder::NodeBuilder;
+pub use log::{Log, LogBuilder, Primary};
 pub use record::{Record, Records};
 pub use shard::Shard;
-pub use standby::{Standby, StandbyBuilder};
+pub use standby::{Follower, Standby, StandbyBuilder};
 pub use tail::Tail;
 
 pub use towline_core::format::Committed;

@@ -6,11 +6,9 @@ use std::ops::Deref;
 use std::path::Path;
 use std::time::Duration;
 
-use towline_core::node::Event;
-use towline_runtime::{
-    Host, NodeOptions, PeerAddress, Primitive, Role, RunningNode, StartError, Status, StopError, Unmet,
-};
+use towline_runtime::{NodeOptions, Role, RunningNode, StartError, Status, StopError, Unmet};
 
+use crate::builder::NodeBuilder;
 use crate::shard::Shard;
 
 /// A log in this process, with its standbys if it has any. The one that orders: in the words of the protocol, the
@@ -58,6 +56,7 @@ impl Log {
                 name: "primary".to_owned(),
                 ..NodeOptions::default()
             },
+            kind: Primary,
         }
     }
 
@@ -110,101 +109,39 @@ impl fmt::Debug for Log {
     }
 }
 
-/// How a log is opened; see [`Log::builder`]. What is not set is as in [`NodeOptions`].
-#[derive(Debug, Clone)]
-#[must_use = "a builder does nothing until it opens"]
-pub struct LogBuilder {
-    options: NodeOptions,
-}
+/// How a log is opened; see [`Log::builder`].
+pub type LogBuilder = NodeBuilder<Primary>;
 
-impl LogBuilder {
-    /// This node's name in status tables. Default: `primary`.
-    pub fn name(mut self, name: &str) -> LogBuilder {
-        self.options.name = name.to_owned();
-        self
-    }
+/// A [`NodeBuilder`] of a log that orders.
+#[derive(Debug, Clone, Copy)]
+pub struct Primary;
 
-    /// How many logs, each with a thread of its own. Default: 1.
-    pub fn shards(mut self, count: u16) -> LogBuilder {
-        self.options.shards = count;
-        self
-    }
-
-    /// Opens a port for clients (and for the status). Port 0 takes a free one. There is no authentication: choose a
-    /// loopback address or a network you trust. Default: no port.
-    pub fn listen(mut self, address: SocketAddr) -> LogBuilder {
-        self.options.listen = Some(address);
-        self
-    }
-
-    /// Ships to a standby that listens at `address` (`host:port`); `name` is its name in the sync rule. May be called
-    /// again for more.
-    pub fn standby(mut self, name: &str, address: impl fmt::Display) -> LogBuilder {
-        self.options.standbys.push(PeerAddress { name: name.to_owned(), address: address.to_string() });
-        self
-    }
-
+impl NodeBuilder<Primary> {
     /// Who counts for the remote levels: `FIRST k (a, b)`, `ANY k (a, b)` or `*`, as in PostgreSQL's
     /// [`synchronous_standby_names`](https://www.postgresql.org/docs/current/runtime-config-replication.html#GUC-SYNCHRONOUS-STANDBY-NAMES).
     /// Default: nobody; the remote levels then behave as `local`, and every acknowledgement says so.
-    pub fn sync_rule(mut self, rule: &str) -> LogBuilder {
+    pub fn sync_rule(mut self, rule: &str) -> Self {
         self.options.sync_rule = Some(rule.to_owned());
         self
     }
 
     /// When the rule has not been met for this long, acknowledge as `local`, and say so in the acknowledgement.
     /// Default: wait.
-    pub fn degrade_after(mut self, time: Duration) -> LogBuilder {
+    pub fn degrade_after(mut self, time: Duration) -> Self {
         self.options.unmet = Unmet::DegradeAfter(time);
         self
     }
 
     /// Bytes of a segment file of a new log, a power of two. Default: 64 MiB.
-    pub fn segment_bytes(mut self, bytes: u64) -> LogBuilder {
+    pub fn segment_bytes(mut self, bytes: u64) -> Self {
         self.options.segment_bytes = bytes;
         self
     }
 
-    /// Bytes of each shard's arena, a power of two; it bounds what is in flight. Default: 64 MiB.
-    pub fn arena_bytes(mut self, bytes: u64) -> LogBuilder {
-        self.options.arena_bytes = bytes;
-        self
-    }
-
     /// How far the log may reach past the last trim before appends wait. Default: 1 GiB.
-    pub fn retention_bytes(mut self, bytes: u64) -> LogBuilder {
+    pub fn retention_bytes(mut self, bytes: u64) -> Self {
         self.options.retention_bytes = bytes;
         self.options.hold_bytes = self.options.hold_bytes.min(bytes);
-        self
-    }
-
-    /// Goes through the page cache, for a file system without direct I/O.
-    pub fn buffered(mut self, buffered: bool) -> LogBuilder {
-        self.options.buffered = buffered;
-        self
-    }
-
-    /// How writes are made durable. Default: as calibrated for the device.
-    pub fn primitive(mut self, primitive: Primitive) -> LogBuilder {
-        self.options.primitive = Some(primitive);
-        self
-    }
-
-    /// What carries the shard loops: a thread each, or a glommio executor. Default: a thread.
-    pub fn host(mut self, host: Host) -> LogBuilder {
-        self.options.host = host;
-        self
-    }
-
-    /// Called with what an operator should know, on the shard's thread: it must return at once.
-    pub fn on_event(mut self, sink: impl Fn(u16, &Event) + Send + Sync + 'static) -> LogBuilder {
-        self.options.on_event = Some(std::sync::Arc::new(sink));
-        self
-    }
-
-    /// Any other option, by its field.
-    pub fn options(mut self, change: impl FnOnce(&mut NodeOptions)) -> LogBuilder {
-        change(&mut self.options);
         self
     }
 

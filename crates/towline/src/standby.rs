@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use towline_core::node::Event;
 use towline_core::types::Lsn;
 use towline_runtime::{
-    Apply, ApplyFactory, Handle, Host, NodeOptions, PeerAddress, Primitive, Role, RunningNode, Snapshot,
-    StartError, Status, StopError, TailError,
+    Apply, ApplyFactory, Handle, NodeOptions, Role, RunningNode, Snapshot, StartError, Status, StopError,
+    TailError,
 };
 
+use crate::builder::NodeBuilder;
 use crate::tail::Tail;
 
 /// A standby in this process: the primary dials it, ships its log, and this side flushes it, reports, and hands the
@@ -70,7 +70,7 @@ impl Standby {
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 7401))),
             ..NodeOptions::default()
         };
-        StandbyBuilder { options, apply: None }
+        NodeBuilder { options, kind: Follower { apply: None } }
     }
 
     /// Where the primary connects.
@@ -125,85 +125,25 @@ impl fmt::Debug for Standby {
 }
 
 /// How a standby is opened; see [`Standby::builder`].
-#[must_use = "a builder does nothing until it opens"]
-pub struct StandbyBuilder {
-    options: NodeOptions,
+pub type StandbyBuilder = NodeBuilder<Follower>;
+
+/// A [`NodeBuilder`] of a standby, with what applies its records.
+pub struct Follower {
     apply: Option<ApplyFactory>,
 }
 
-impl StandbyBuilder {
-    /// This node's name: the one that sync rules use.
-    pub fn name(mut self, name: &str) -> StandbyBuilder {
-        self.options.name = name.to_owned();
-        self
-    }
-
-    /// Where the primary connects. Port 0 takes a free one. There is no authentication: choose a loopback address or
-    /// a network you trust. Default: `127.0.0.1:7401`.
-    pub fn listen(mut self, address: SocketAddr) -> StandbyBuilder {
-        self.options.listen = Some(address);
-        self
-    }
-
-    /// How many logs are received; as many as the primary has. Default: 1.
-    pub fn shards(mut self, count: u16) -> StandbyBuilder {
-        self.options.shards = count;
-        self
-    }
-
+impl NodeBuilder<Follower> {
     /// What applies the records: called once per shard at the start. Without it the standby's applied watermark
     /// follows the flushed one.
-    pub fn apply<A: Apply + 'static>(mut self, make: impl Fn(u16) -> A + Send + 'static) -> StandbyBuilder {
-        self.apply = Some(Box::new(move |shard| Box::new(make(shard)) as Box<dyn Apply>));
+    pub fn apply<A: Apply + 'static>(mut self, make: impl Fn(u16) -> A + Send + 'static) -> Self {
+        self.kind.apply = Some(Box::new(move |shard| Box::new(make(shard)) as Box<dyn Apply>));
         self
     }
 
     /// Applies only what the sync rule has made safe (half a round trip later): what it shows, no failover takes
     /// back. Default: what both sides have flushed.
-    pub fn apply_safe(mut self, safe: bool) -> StandbyBuilder {
+    pub fn apply_safe(mut self, safe: bool) -> Self {
         self.options.apply_safe = safe;
-        self
-    }
-
-    /// Ships the received log on to a standby of its own (cascading).
-    pub fn standby(mut self, name: &str, address: impl fmt::Display) -> StandbyBuilder {
-        self.options.standbys.push(PeerAddress { name: name.to_owned(), address: address.to_string() });
-        self
-    }
-
-    /// Bytes of each shard's arena, a power of two. Default: 64 MiB.
-    pub fn arena_bytes(mut self, bytes: u64) -> StandbyBuilder {
-        self.options.arena_bytes = bytes;
-        self
-    }
-
-    /// Goes through the page cache, for a file system without direct I/O.
-    pub fn buffered(mut self, buffered: bool) -> StandbyBuilder {
-        self.options.buffered = buffered;
-        self
-    }
-
-    /// How writes are made durable. Default: as calibrated for the device.
-    pub fn primitive(mut self, primitive: Primitive) -> StandbyBuilder {
-        self.options.primitive = Some(primitive);
-        self
-    }
-
-    /// What carries the shard loops. Default: a thread.
-    pub fn host(mut self, host: Host) -> StandbyBuilder {
-        self.options.host = host;
-        self
-    }
-
-    /// Called with what an operator should know, on the shard's thread: it must return at once.
-    pub fn on_event(mut self, sink: impl Fn(u16, &Event) + Send + Sync + 'static) -> StandbyBuilder {
-        self.options.on_event = Some(std::sync::Arc::new(sink));
-        self
-    }
-
-    /// Any other option, by its field.
-    pub fn options(mut self, change: impl FnOnce(&mut NodeOptions)) -> StandbyBuilder {
-        change(&mut self.options);
         self
     }
 
@@ -215,7 +155,7 @@ impl StandbyBuilder {
         self.options.dir = dir.as_ref().to_path_buf();
         self.options.role = Role::Standby;
         let shards = self.options.shards;
-        let node = RunningNode::start(self.options, self.apply)?;
+        let node = RunningNode::start(self.options, self.kind.apply)?;
         let no_port = || StartError::Options("listen: a standby needs a port for its primary".to_owned());
         let listen = node.listen_address().ok_or_else(no_port)?;
         let handles = (0..shards).filter_map(|number| node.handle(number)).collect();
@@ -223,8 +163,8 @@ impl StandbyBuilder {
     }
 }
 
-impl fmt::Debug for StandbyBuilder {
+impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StandbyBuilder").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Follower").field("applies", &self.apply.is_some()).finish()
     }
 }
