@@ -19,15 +19,15 @@ use crate::units::{parse_bytes, parse_duration};
 #[command(after_help = "\
 Examples:
   towline advise --survive primary-disk-loss --p99 2ms
-  towline advise --survive primary-disk-loss --p99 300us --lose 64K --run results/runs/20261123T071500Z-8a79b3d-canonical
+  towline advise --survive primary-disk-loss --p99 300us --lose 64K --run results/runs/RUN
   towline advise --survive primary-disk+standbys-power --p99 2ms --clients 8 --json
 
-Failures, mildest first: clean-stop, primary-kill, primary-power, all-power, primary-disk, primary-disk+standbys-kill,
-primary-disk+standbys-power, two-disks, all-disks: the names of `towline survive`. Longer ones are understood too:
+Failures, mildest first: clean-stop, primary-kill, primary-power, all-power, primary-disk, primary-disk+standbys-kill, \
+primary-disk+standbys-power, two-disks, all-disks: the names of `towline survive`. Longer ones are understood too: \
 primary-disk-loss for primary-disk, and so on.
 
-It names the weakest level, and the widest window within --lose, that meet both at every load that the run measured, and
-what the levels above and below would cost and lose. It answers from a run of this machine, by default the newest under
+It names the weakest level, and the widest window within --lose, that meet both at every load that the run measured, and \
+what the levels above and below would cost and lose. It answers from a run of this machine, by default the newest under \
 results/runs that can. The end is 1 where the goal cannot be met: it says which half and what is nearest.")]
 pub(crate) struct AdviseArgs {
     /// What must not lose an acknowledged record

@@ -21,11 +21,11 @@ use crate::units::{parse_lsn, show_bytes};
 #[command(after_help = "\
 Examples:
   towline log inspect data/p         whose it is, its terms, segments, watermarks, what it holds
-  towline log verify data/p          every CRC, the hash chain, counts and terms; exit code 3 for damage
+  towline log verify data/p          every CRC, the hash chain, counts, terms; exit code 3 for damage
   towline log dump data/p --format json | head
   towline log inspect data/p/shard-1 one shard of several
   towline log repair data/p --from 10.0.0.2:7401
-                                     replaces damaged durable bytes by those of a node that holds the log
+                                     replaces damaged durable bytes by those of a running node
 
 A directory that a node has open is refused; --force reads it anyway, and its end may then lie anywhere in the tail.")]
 pub(crate) struct LogArgs {
@@ -71,8 +71,8 @@ struct DumpArgs {
 
 #[derive(Args)]
 #[command(after_help = "\
-Stop the node first. The other node, a primary or a standby, has to run. Its bytes are checked before they are
-written: place, term, hash chain, counts and every CRC; the log keeps its length. Exit code 3, and a log that is still
+Stop the node first. The other node, a primary or a standby, has to run. Its bytes are checked before they are \
+written: place, term, hash chain, counts and every CRC; the log keeps its length. Exit code 3, and a log that is still \
 refused, when no node has what is missing. A node does the same at its start with --repair-from.")]
 struct RepairArgs {
     /// A node's directory, or one shard's

@@ -52,10 +52,10 @@ A first log, in three terminals:
 When that primary is gone (or, planned and without a loss: towline switchover):
   towline promote 127.0.0.1:7411 --standbys p=127.0.0.1:7401 --sync-rule 'ANY 1 (p)'
 
-Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in
+Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in \
 a standby's memory), on (also flushed there), remote_apply (also visible there).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 damaged log (survive: a loss that is
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 damaged log (survive: a loss that is \
 due was not seen), 4 unavailable or outcome not known, 130 interrupted.";
 
 #[derive(Subcommand)]

@@ -29,14 +29,14 @@ Examples:
   towline probe --dir data/p      a log's directory: the result is remembered there
   towline probe --dir /mnt/nvme   any directory: measured, nothing is left behind
 
-Races the ways to make a write durable, finds how many flushes are worth keeping in flight, and measures the floors:
+Races the ways to make a write durable, finds how many flushes are worth keeping in flight, and measures the floors: \
 what the bare machine does, without any of Towline's logic. Takes a few seconds.
 
 To hold the durable write against fio: lay the file out first (unwritten extents cost twice as much), then write it anew.
   fio --name=f --filename=DIR/fio --size=64m --bs=1m --rw=write --ioengine=psync --end_fsync=1
-  fio --name=f --filename=DIR/fio --size=64m --bs=4k --rw=write --ioengine=io_uring --direct=1 --iodepth=1 \\
-      --sync=dsync --overwrite=1 --time_based --runtime=5
-and delete DIR/fio. fio sleeps while it waits: where 'waiting' says spinning, the floor is lower by a wake-up.
+  fio --name=f --filename=DIR/fio --size=64m --bs=4k --rw=write --ioengine=io_uring --direct=1 \\
+      --iodepth=1 --sync=dsync --overwrite=1 --time_based --runtime=5
+and delete DIR/fio. fio sleeps while it waits: where 'waiting' says spinning, the floor is lower by a wake-up. \
 'towline bench compare' does the same and keeps the figures.")]
 pub(crate) struct ProbeArgs {
     /// A directory on the device; it must exist

@@ -20,11 +20,12 @@ use crate::units::parse_duration;
 #[command(after_help = "\
 Examples:
   towline promote 127.0.0.1:7411 --standbys b=127.0.0.1:7412,p=127.0.0.1:7401
-  towline promote 127.0.0.1:7411 --standbys b=127.0.0.1:7412,p=127.0.0.1:7401 --sync-rule 'ANY 1 (b, p)'
+  towline promote 127.0.0.1:7411 --standbys b=127.0.0.1:7412,p=127.0.0.1:7401 \\
+      --sync-rule 'ANY 1 (b, p)'
 
-It leads when n - k + 1 of the n standbys, itself included, have adopted the new term, for k synchronous ones: whatever
-was acknowledged at a remote level is then in its log, and the former primary can acknowledge nothing more there. It is
-refused, with what to do instead, when one of them has a longer log or too few answer. Name the former primary too: when
+It leads when n - k + 1 of the n standbys, itself included, have adopted the new term, for k synchronous ones: whatever \
+was acknowledged at a remote level is then in its log, and the former primary can acknowledge nothing more there. It is \
+refused, with what to do instead, when one of them has a longer log or too few answer. Name the former primary too: when \
 it comes back it follows, and what nobody else has is cut from it, with a copy kept in its directory.
 
 A restarted node takes the role that its command line gives it: start a promoted one as 'towline primary' from then on.")]
@@ -45,8 +46,8 @@ Example:
   towline switchover --from 127.0.0.1:7401 --to 127.0.0.1:7411 \\
       --standbys b=127.0.0.1:7412,p=127.0.0.1:7401 --sync-rule 'ANY 1 (b, p)'
 
-The primary takes no more appends (clients are told 'unavailable'), its log is flushed, the standby catches up to its end
-and is promoted, and the old primary follows it. If anything fails before that, the old primary takes appends again, also
+The primary takes no more appends (clients are told 'unavailable'), its log is flushed, the standby catches up to its end \
+and is promoted, and the old primary follows it. If anything fails before that, the old primary takes appends again, also \
 when this command is killed: its pause ends by itself.")]
 pub(crate) struct SwitchoverArgs {
     /// The present primary

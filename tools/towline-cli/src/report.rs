@@ -14,8 +14,8 @@ Examples:
   towline report results/runs/20261123T071500Z-8a79b3d-canonical
   towline report results/runs/NEW --against results/runs/OLD --bound 5%
 
-Prints the tables again and writes report.html anew; open that page in any browser, it needs no network.
-With --against nothing is written: it prints what changed, and ends with 1 on a regression past the bound. A change is
+Prints the tables again and writes report.html anew; open that page in any browser, it needs no network. \
+With --against nothing is written: it prints what changed, and ends with 1 on a regression past the bound. A change is \
 claimed only where the interval of the paired ratios excludes 1 and both runs have five repetitions or more.")]
 pub(crate) struct ReportArgs {
     /// The run's folder, or its report.json

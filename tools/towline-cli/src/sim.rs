@@ -14,9 +14,9 @@ use crate::out;
 
 #[derive(Args)]
 #[command(after_help = "\
-A world is the very node that ships, several of them, in one thread with a clock of its own: disks that forget, fail,
-fill and rot, links that delay, clog and break, processes that crash, pause and come back, leaders that are superseded.
-Its seed decides everything. First faults and load, then all faults end, and then everything must be quiet again; every
+A world is the very node that ships, several of them, in one thread with a clock of its own: disks that forget, fail, \
+fill and rot, links that delay, clog and break, processes that crash, pause and come back, leaders that are superseded. \
+Its seed decides everything. First faults and load, then all faults end, and then everything must be quiet again; every \
 acknowledgement is held to what its level and window promise.
 
 Examples:

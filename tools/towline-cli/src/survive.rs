@@ -16,17 +16,17 @@ use crate::units::parse_duration;
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  towline survive                                       every level × every failure, at most five minutes
+  towline survive                                       every level × every failure: minutes
   towline survive --list                                the cells, and what is promised for each
   towline survive --level on --failure primary-disk --times 20
   towline survive --windows --times 10                  window against loss
-  towline survive --soak 60m                            random failures of all kinds, one after the other
+  towline survive --soak 60m                            random failures, one after the other
 
-Each cell is a real primary and two standbys, processes of this program, each on a file system that forgets what was
-not flushed; it needs /dev/fuse, and root or fusermount3. Acknowledged records are looked for where the log survives.
+Each cell is a real primary and two standbys, processes of this program, each on a file system that forgets what was \
+not flushed; it needs /dev/fuse, and root or fusermount3. Acknowledged records are looked for where the log survives. \
 The run folder with survive.json and survive.html is printed at the end.
 
-Exit codes: 0 all as predicted, 1 a promise was broken or a cluster did not come back, 2 wrong usage, 3 a loss that is
+Exit codes: 0 all as predicted, 1 a promise was broken or a cluster did not come back, 2 wrong usage, 3 a loss that is \
 due was not seen (nothing was shown there), 130 interrupted; nothing is left mounted or running.")]
 pub(crate) struct SurviveArgs {
     /// Only these levels, as --list names them

@@ -15,9 +15,9 @@ Examples:
   towline rule 'ANY 1 (a, b)'      any one of a and b
   towline rule 'FIRST 2 (a, b, c)' the first two that are there, in this order
   towline rule '*'                 any one of those configured
-  towline rule ''                  nobody: remote levels behave as local, and every acknowledgement says so
+  towline rule ''                  nobody: remote levels behave as local, and acknowledgements say so
 
-The change is a record in the log. It is in force when this command returns: whatever waits across it satisfies both
+The change is a record in the log. It is in force when this command returns: whatever waits across it satisfies both \
 the old rule and the new one.")]
 pub(crate) struct RuleArgs {
     /// The new rule
@@ -38,7 +38,7 @@ pub(crate) fn rule(args: RuleArgs) -> Outcome {
 Example:
   towline trim 0/04000000
 
-Whole segments that end at or below the LSN are recycled. Standbys that are registered and behind hold them back, up
+Whole segments that end at or below the LSN are recycled. Standbys that are registered and behind hold them back, up \
 to the node's --hold-bytes.")]
 pub(crate) struct TrimArgs {
     /// Nothing below is needed any more

@@ -20,11 +20,11 @@ use crate::units::parse_window;
 Examples:
   echo hello | towline append --level local
   seq 1 100000 | towline append --level on --outstanding 256 > acks.txt
-  towline append --level on --window 64K < lines.txt     (acknowledged when all but the last 64 KiB are safe)
-  producer | towline append --length-prefixed            (each record: its length as u32, little-endian, then its bytes)
+  towline append --level on --window 64K < lines.txt     (when all but the last 64 KiB are safe)
+  producer | towline append --length-prefixed            (each record behind its length)
 
-Prints one line per record, in the order of the input: its LSN and the level achieved, which is lower than the level
-asked for when no sync rule is in force or the node has degraded. A record that was refused prints 'refused: …', one
+Prints one line per record, in the order of the input: its LSN and the level achieved, which is lower than the level \
+asked for when no sync rule is in force or the node has degraded. A record that was refused prints 'refused: …', one \
 whose outcome is not known 'indeterminate: …'; the exit code is then 1 or 4.")]
 pub(crate) struct AppendArgs {
     #[command(flatten)]

@@ -23,8 +23,8 @@ Examples:
   towline status --address 10.0.0.2:7401
   towline status --json | jq '.shards[0].node.watermarks'
 
-Lag is what a standby has not flushed of the log. Exposure is acknowledged payload that the sync rule has not made safe:
-what would be gone if the primary's disk vanished now. 'sync' says whether a standby counts: 'candidate' by the rule in
+Lag is what a standby has not flushed of the log. Exposure is acknowledged payload that the sync rule has not made safe: \
+what would be gone if the primary's disk vanished now. 'sync' says whether a standby counts: 'candidate' by the rule in \
 force, 'async' when it is not in the rule, 'excluded' when it lost durable data.")]
 pub(crate) struct StatusArgs {
     /// The node's address

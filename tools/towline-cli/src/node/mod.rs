@@ -22,7 +22,8 @@ use crate::out;
 #[command(after_help = "\
 Examples:
   towline primary --dir data/p --retain 256M
-  towline primary --dir data/p --standby a=10.0.0.2:7401 --standby b=10.0.0.3:7401 --sync-rule 'ANY 1 (a, b)'
+  towline primary --dir data/p --standby a=10.0.0.2:7401 --standby b=10.0.0.3:7401 \\
+      --sync-rule 'ANY 1 (a, b)'
   towline primary --config primary.toml
 
 A configuration file has the long flags as keys:
@@ -31,7 +32,7 @@ A configuration file has the long flags as keys:
   sync-rule = \"ANY 1 (a, b)\"
   degrade-after = \"10s\"
 
-When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE. Events are lines on
+When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE. Events are lines on \
 standard error. SIGTERM and SIGINT stop it cleanly: everything accepted is flushed and sealed.")]
 pub(crate) struct PrimaryArgs {
     /// Read flags from a TOML file
@@ -47,9 +48,9 @@ pub(crate) struct PrimaryArgs {
 #[command(after_help = "\
 Examples:
   towline standby --dir data/a --name a --listen 0.0.0.0:7401
-  towline standby --dir data/b --name b --listen 127.0.0.1:0 --standby c=127.0.0.1:7420     (ships on: cascading)
+  towline standby --dir data/b --name b --standby c=10.0.0.4:7401     (ships on: cascading)
 
-An empty directory adopts the log that the first primary offers; a directory that holds another log refuses it.
+An empty directory adopts the log that the first primary offers; a directory that holds another log refuses it. \
 When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE.")]
 pub(crate) struct StandbyArgs {
     /// Read flags from a TOML file
