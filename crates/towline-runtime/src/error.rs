@@ -227,6 +227,9 @@ pub enum TailError {
     /// The segment could not be read.
     #[error("{0}")]
     Read(String),
+    /// The node serves no such shard.
+    #[error("there is no shard {0} here")]
+    NoShard(u16),
     /// The node stopped.
     #[error("the node has stopped")]
     Stopped,

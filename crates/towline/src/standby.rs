@@ -90,7 +90,7 @@ impl Standby {
     /// # Errors
     /// [`TailError`]: no such shard, the place is trimmed, or nothing begins there.
     pub fn tail(&self, shard: u16, from: Lsn) -> Result<Tail, TailError> {
-        let handle = self.handles.get(usize::from(shard)).ok_or(TailError::Stopped)?;
+        let handle = self.handles.get(usize::from(shard)).ok_or(TailError::NoShard(shard))?;
         Ok(Tail::new(handle.tail(from, true)?))
     }
 

@@ -114,6 +114,15 @@ fn windows_are_refused_where_they_mean_nothing() {
 }
 
 #[test]
+fn a_standby_has_no_tail_of_a_shard_that_is_not_there() {
+    let dir = folder();
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let standby = towline::Standby::builder().name("a").listen(listen).open(dir.path().join("a")).unwrap();
+    assert_eq!(standby.tail(1, Lsn(0)).map(|_| ()).unwrap_err(), TailError::NoShard(1));
+    standby.close().unwrap();
+}
+
+#[test]
 fn tickets_and_tails_work_in_a_task() {
     let dir = folder();
     let log = small().open(dir.path().join("log")).unwrap();

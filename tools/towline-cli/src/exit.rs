@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use towline::client::ClientError;
+use towline_core::format::RefusalCode;
 
 /// What a script may conclude from the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,10 @@ impl From<ClientError> for Failure {
         let code = match &error {
             ClientError::Connect { source, .. } if source.kind() == io::ErrorKind::InvalidInput => {
                 Code::Usage
+            }
+            // What was asked for is gone from the log: asking again is in vain.
+            ClientError::Refused { address, code: RefusalCode::Resync, message } => {
+                return Failure::new(Code::Failed, anyhow::anyhow!("{address}: {message}"));
             }
             ClientError::Connect { .. }
             | ClientError::Refused { .. }

@@ -135,7 +135,15 @@ pub(crate) fn shard_dirs(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
 }
 
 fn open(dir: &Path, force: bool) -> Result<LogReader, Failure> {
-    LogReader::open_readonly(dir, force).map_err(open_failure)
+    LogReader::open_readonly(dir, force).map_err(|error| match &error {
+        OpenError::Locked { .. } => {
+            let text = format!(
+                "{error}, or read it as it is with --force: its end may then lie anywhere in the tail"
+            );
+            Failure::new(Code::Failed, anyhow::Error::msg(text))
+        }
+        _ => open_failure(error),
+    })
 }
 
 fn open_failure(error: OpenError) -> Failure {

@@ -294,6 +294,10 @@ fn shards_are_logs_of_their_own_and_one_that_is_not_there_is_refused() {
     let output = node.ask_with("append", &["--shard=2"], b"nowhere\n");
     support::assert_refused(&output, 4, &["shard 2"]);
     assert_eq!(node.status()["shards"].as_array().unwrap().len(), 2);
+    for (subcommand, argument) in [("rule", ""), ("trim", "0/00000000")] {
+        let output = node.ask(subcommand, &[argument, "--shard=1"]);
+        assert!(text(&output.stdout).contains("shard 1 of 2 only"), "{}", text(&output.stdout));
+    }
     node.stop();
     let verdict = support::towline(&["log", "verify", folder.join("p").to_str().unwrap()]);
     assert_eq!(text(&verdict.stdout).matches("sound").count(), 2, "{}", text(&verdict.stdout));

@@ -281,7 +281,15 @@ fn a_trimming_primary_keeps_what_it_was_told_to() {
     node.wait_status("trimmed", |node| node["watermarks"]["log_start"].as_u64().unwrap() > 24 << 20);
     let kept = node.tail().len();
     assert!((16..60).contains(&kept), "{kept} of 60 are kept");
-    assert_refused(&node.ask("tail", &["--from=0/00002000"]), 4, &["trimmed"]);
+    // Not one that a script should try again.
+    assert_refused(&node.ask("tail", &["--from=0/00002000"]), 1, &["the log starts at", "trimmed"]);
+    let output = node.ask("trim", &["F/00000000"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("where the log ends: it does not reach to F/00000000"));
+    let output = node.ask("trim", &["0/00002000"]);
+    assert_eq!(text(&output.stdout), "trimmed below 0/00002000\n");
+    let inspected = towline(&["log", "inspect", node.dir().to_str().unwrap()]);
+    assert_refused(&inspected, 1, &["in use by another process", "--force"]);
     node.stop();
 }
 

@@ -102,7 +102,8 @@ pub enum RefusalCode {
     Busy,
     /// This node cannot serve: poisoned, halted, or not the primary.
     Unavailable,
-    /// The standby is too far behind, or its log starts elsewhere: it must resynchronise from a snapshot.
+    /// The standby is too far behind, or its log starts elsewhere: it must resynchronise from a snapshot. To a client:
+    /// what it asked for is trimmed, cut, or was never a batch's place; asking again is in vain.
     Resync,
     /// A malformed or unexpected frame.
     Protocol,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use towline_core::format::{BatchHeader, verify_body};
-use towline_core::types::limits::{ARENA_BYTES, BATCH_HEADER_BYTES, MAX_BATCH_BYTES};
+use towline_core::types::limits::{ARENA_BYTES, BATCH_HEADER_BYTES, MAX_BATCH_BYTES, MIN_ARENA_BYTES};
 use towline_core::types::{Lsn, NodeId, Position, Span, TermHistory};
 use towline_uring::AlignedBuf;
 
@@ -48,7 +48,7 @@ impl ArenaSurvivor {
         };
         let meta = file.metadata().map_err(|e| OpenError::io("look at", path, e))?;
         let ours = meta.is_file() && meta.uid() == rustix::process::geteuid().as_raw();
-        let sized = meta.len().is_power_of_two() && meta.len() <= MAX_ARENA_BYTES;
+        let sized = meta.len().is_power_of_two() && (MIN_ARENA_BYTES..=MAX_ARENA_BYTES).contains(&meta.len());
         Ok((ours && sized).then_some(ArenaSurvivor { file, size: meta.len() }))
     }
 

@@ -67,7 +67,7 @@ fn keep_copy(
             return Ok(Some(path));
         }
     }
-    let path = dir.join(format!("{stem}{:016x}.{}.cut", span_kept.end.0, earlier.len()));
+    let path = dir.join(format!("{stem}{:016x}.{}.cut", span_kept.end.0, next_number(&earlier)));
     let temp = path.with_extension("tmp");
     remove_if_there(&temp)?;
     steps.take("keep a copy of what is cut")?;
@@ -80,8 +80,15 @@ fn keep_copy(
     copy.sync_all().map_err(|e| OpenError::io("flush", &temp, e))?;
     steps.take("put the copy of what is cut in place")?;
     rename_durable(&temp, &path).map_err(OpenError::file)?;
-    drop_oldest_copies(segments)?;
+    // A running node has nobody to tell: it drops none before the next start would have, unless they are very many.
+    drop_oldest_copies(segments, MAX_COPIES_RUNNING)?;
     Ok(Some(path))
+}
+
+/// Behind every copy's number: the oldest may have gone, and their count with them.
+fn next_number(earlier: &[String]) -> u64 {
+    let number = |name: &String| name.strip_suffix(".cut")?.rsplit_once('.')?.1.parse::<u64>().ok();
+    earlier.iter().filter_map(number).max().map_or(0, |last| last.saturating_add(1))
 }
 
 /// Bytes up to the last that is not zero.
@@ -186,8 +193,12 @@ fn parts(geometry: Geometry, span: Span) -> impl Iterator<Item = (u64, Span)> {
     })
 }
 
-/// Copies are evidence for an operator, not an archive: the oldest go.
-fn drop_oldest_copies(segments: &Segments) -> Result<(), OpenError> {
+/// At a start: copies are evidence for an operator, not an archive. The oldest go; what went.
+pub(crate) fn drop_old_copies(segments: &Segments) -> Result<Vec<PathBuf>, OpenError> {
+    drop_oldest_copies(segments, MAX_COPIES)
+}
+
+fn drop_oldest_copies(segments: &Segments, most: usize) -> Result<Vec<PathBuf>, OpenError> {
     let dir = segments.layout().cut();
     let mut copies = Vec::new();
     for name in names(&dir)?.into_iter().filter(|name| name.ends_with(".cut")) {
@@ -196,12 +207,31 @@ fn drop_oldest_copies(segments: &Segments) -> Result<(), OpenError> {
         copies.push((made.map_err(|e| OpenError::io("stat", &path, e))?, path));
     }
     copies.sort();
-    let excess = copies.len().saturating_sub(MAX_COPIES);
-    copies.iter().take(excess).try_for_each(|(_, path)| remove_if_there(path))
+    let excess = copies.len().saturating_sub(most);
+    let oldest: Vec<PathBuf> = copies.into_iter().take(excess).map(|(_, path)| path).collect();
+    oldest.iter().try_for_each(|path| remove_if_there(path))?;
+    Ok(oldest)
 }
 
 type Show<'a> = dyn FnMut(Lsn, &[u8]) -> Result<(), OpenError> + 'a;
 
 const CHUNK_BYTES: usize = 1 << 20;
-/// Copies kept at most.
+/// Copies that a start leaves.
 const MAX_COPIES: usize = 64;
+/// Copies that a node leaves while it runs.
+const MAX_COPIES_RUNNING: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_copy_never_takes_the_name_of_one_that_is_there() {
+        let names = |numbers: &[u64]| -> Vec<String> {
+            numbers.iter().map(|number| format!("00ab-00cd.{number}.cut")).collect()
+        };
+        assert_eq!(next_number(&[]), 0);
+        assert_eq!(next_number(&names(&[2, 10, 3])), 11, "the oldest two have gone");
+        assert_eq!(next_number(&["00ab-00cd.x.cut".to_owned()]), 0);
+    }
+}

@@ -12,7 +12,7 @@ use towline_core::types::{Geometry, LogId, Lsn, Meta, NodeId, Span};
 use towline_uring::AlignedBuf;
 
 use super::arena::{ArenaSurvivor, DiskEnd, added, arena_path};
-use super::cut::{Later, cut_tail, remove_segments};
+use super::cut::{Later, cut_tail, drop_old_copies, remove_segments};
 use super::error::OpenError;
 use super::files::{Files, unreadable};
 use super::meta_file::{MetaFile, write_failed};
@@ -59,6 +59,15 @@ pub(crate) fn recover(
         }
     }
     world.drop_arena();
+    let dropped = drop_old_copies(world.segments)?;
+    if let (Some(oldest), Some(newest)) = (dropped.first(), dropped.last()) {
+        notes.push(format!(
+            "{} old copies of what was cut were removed, from {} to {}",
+            dropped.len(),
+            oldest.display(),
+            newest.display()
+        ));
+    }
     // What is durable now was not in flight: keeping its span would excuse later rot.
     let end = found.recovered.end.lsn;
     meta.unfinished = clip(&meta.unfinished, end);

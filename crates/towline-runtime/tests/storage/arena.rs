@@ -208,3 +208,13 @@ fn a_power_cut_while_taking_over_is_a_torn_tail_not_corruption() {
     assert_eq!(opened.recovered.end.lsn, torn.start);
     assert_eq!(opened.recovered.cut.map(|cut| cut.start), Some(torn.start));
 }
+
+#[test]
+fn a_file_that_is_too_small_for_an_arena_is_ignored() {
+    for bytes in [0, 1, 64, 4096, ARENA_BYTES / 2] {
+        let (standby, written) = Standby::killed(&[100], &[300]);
+        fs::File::options().write(true).open(standby.arena()).unwrap().set_len(bytes).unwrap();
+        assert_eq!(standby.open().recovered.end.lsn, written.batches[1].start, "{bytes} bytes");
+        assert_eq!(standby.place.payloads(), written.first(1));
+    }
+}

@@ -104,6 +104,22 @@ fn a_log_goes_on_behind_a_cut() {
 }
 
 #[test]
+fn a_start_leaves_64_copies_of_cuts_and_names_what_it_removes() {
+    let (place, written) = Place::with_log(2);
+    let copies = || std::fs::read_dir(place.path.join("cut")).unwrap().count();
+    for number in 0..70 {
+        std::fs::write(place.path.join(format!("cut/{number:016x}-ffffffffffffffff.0.cut")), b"x").unwrap();
+    }
+    let opened = place.open().unwrap();
+    assert_eq!(copies(), 64);
+    let note = opened.notes.iter().find(|note| note.contains("old copies")).unwrap();
+    assert!(note.starts_with("6 old copies") && note.contains("0000000000000000-"), "{note}");
+    drop(opened);
+    assert!(!place.open().unwrap().notes.iter().any(|note| note.contains("old copies")));
+    assert_eq!((copies(), place.payloads()), (64, written.payloads));
+}
+
+#[test]
 fn writes_in_flight_behind_a_hole_are_cut() {
     let place = Place::new();
     let mut log = Log::start(place.open().unwrap());

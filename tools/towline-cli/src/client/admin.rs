@@ -4,7 +4,7 @@ use clap::Args;
 use towline::Lsn;
 use towline::client::ClientOptions;
 
-use super::Target;
+use super::{Target, shard_status};
 use crate::exit::Outcome;
 use crate::out;
 use crate::units::parse_lsn;
@@ -29,7 +29,7 @@ pub(crate) struct RuleArgs {
 pub(crate) fn rule(args: RuleArgs) -> Outcome {
     let mut client = args.target.connect(ClientOptions::default())?;
     client.set_rule(&args.rule)?;
-    out::line("in force")?;
+    out::line(&format!("in force{}", of_shards(&args.target, client.shards())))?;
     Ok(())
 }
 
@@ -50,7 +50,21 @@ pub(crate) struct TrimArgs {
 
 pub(crate) fn trim(args: TrimArgs) -> Outcome {
     let mut client = args.target.connect(ClientOptions::default())?;
+    // The node lets nothing go that it has not flushed; the log can only have grown since this answer.
+    let end = shard_status(&mut client)?.node.watermarks.flushed.lsn;
     client.trim(args.below)?;
-    out::line(&format!("trimmed below {}", args.below))?;
+    let what = match args.below > end {
+        true => format!("trimmed below {end}, where the log ends: it does not reach to {}", args.below),
+        false => format!("trimmed below {}", args.below),
+    };
+    out::line(&format!("{what}{}", of_shards(&args.target, client.shards())))?;
     Ok(())
+}
+
+/// Each shard is a log of its own: which one it was, where there are others.
+fn of_shards(target: &Target, shards: u16) -> String {
+    match shards {
+        ..=1 => String::new(),
+        _ => format!(" in shard {} of {shards} only; --shard names another", target.shard),
+    }
 }

@@ -13,7 +13,7 @@ use towline_uring::{Completion, PoolBuf, RingFd};
 
 use super::long_records::{LONG_LIMIT, LongRecords};
 use super::read_memory::Lent;
-use super::reading::{Piece, Reading, refuse_span};
+use super::reading::{Piece, Reading, Refusal, refuse_span};
 use super::tickets::{ClientTickets, Waiting};
 use crate::clock::now_ns;
 use crate::error::{AppendError, TailError};
@@ -430,12 +430,10 @@ impl Connection {
 
     /// Starts to follow the log for this client.
     pub(crate) fn follow(&mut self, tail: Result<Tail, TailError>, core: &Core) {
-        let started = match tail {
-            Ok(tail) => {
-                Reading::records(tail, core).map_err(|error| format!("no thread for a tail: {error}"))
-            }
-            Err(error) => Err(error.to_string()),
-        };
+        let started = tail.map_err(Refusal::from).and_then(|tail| {
+            let none = |error| Refusal::unavailable(format!("no thread for a tail: {error}"));
+            Reading::records(tail, core).map_err(none)
+        });
         self.begin(started);
     }
 
@@ -444,16 +442,17 @@ impl Connection {
         let log_start = Marks::lsn(&core.shared.marks.log_start);
         let geometry = core.files.segments().log().map(|(_, geometry)| geometry);
         let started = match refuse_span(span, log_start, geometry) {
-            None => Reading::log(span, core).map_err(|error| format!("no thread to read the log: {error}")),
-            Some(why) => Err(why),
+            None => Reading::log(span, core)
+                .map_err(|error| Refusal::unavailable(format!("no thread to read the log: {error}"))),
+            Some(why) => Err(Refusal::unavailable(why)),
         };
         self.begin(started);
     }
 
-    fn begin(&mut self, started: Result<Reading, String>) {
+    fn begin(&mut self, started: Result<Reading, Refusal>) {
         match started {
             Ok(reading) => self.reading = Some(reading),
-            Err(why) => self.refuse(RefusalCode::Unavailable, why),
+            Err(refusal) => self.refuse(refusal.code, refusal.why),
         }
     }
 
@@ -475,9 +474,9 @@ impl Connection {
                     let (len, last) = (bytes.len() as u32, bytes.is_empty());
                     (Frame::LogBytes { start, flushed, bytes: len }, bytes, last, lent)
                 }
-                Ok(Err(why)) => {
+                Ok(Err(refusal)) => {
                     self.reading = None;
-                    return self.refuse(RefusalCode::Unavailable, why);
+                    return self.refuse(refusal.code, refusal.why);
                 }
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {

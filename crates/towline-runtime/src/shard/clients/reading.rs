@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use towline_core::format::RefusalCode;
 use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
 use towline_core::types::{Geometry, Lsn, Span};
 
@@ -26,7 +27,32 @@ pub(super) enum Piece {
 }
 
 /// A piece with the memory that it holds, or why there is none.
-type Read = Result<(Piece, Lent), String>;
+type Read = Result<(Piece, Lent), Refusal>;
+
+/// What a client is told instead of the log.
+pub(super) struct Refusal {
+    pub(super) code: RefusalCode,
+    pub(super) why: String,
+}
+
+impl Refusal {
+    /// Asking again may help.
+    pub(super) fn unavailable(why: String) -> Refusal {
+        Refusal { code: RefusalCode::Unavailable, why }
+    }
+}
+
+impl From<TailError> for Refusal {
+    fn from(error: TailError) -> Refusal {
+        let code = match error {
+            TailError::Trimmed { .. } | TailError::NotABatch { .. } | TailError::Cut { .. } => {
+                RefusalCode::Resync
+            }
+            TailError::Read(_) | TailError::NoShard(_) | TailError::Stopped => RefusalCode::Unavailable,
+        };
+        Refusal { code, why: error.to_string() }
+    }
+}
 
 /// A thread that reads the log for one client, a few pieces ahead.
 pub(super) struct Reading {
@@ -59,7 +85,7 @@ impl Reading {
                     },
                 };
                 let failed = batch.is_err();
-                let piece = batch.map_err(|error: TailError| error.to_string()).map(|batch| {
+                let piece = batch.map_err(Refusal::from).map(|batch| {
                     lent.shrink_to(batch.bytes.len());
                     (Piece::Records(batch), lent)
                 });
@@ -92,7 +118,7 @@ impl Reading {
                 };
                 at = at.plus(read);
                 lent.shrink_to(read as usize);
-                if to.send(piece.map(|piece| (piece, lent))).is_err() {
+                if to.send(piece.map(|piece| (piece, lent)).map_err(Refusal::unavailable)).is_err() {
                     return;
                 }
                 shared.wake.notify();
