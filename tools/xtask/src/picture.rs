@@ -1,4 +1,4 @@
-//! `cargo xtask picture RUN`: the first class of "Beside the alternatives" of a run's page, as the README shows it.
+//! `cargo xtask picture RUN`: what stands beside Towline's `on` on the page of a run, as the README shows it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,13 +22,17 @@ pub fn run(root: &Path, run: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The page with everything hidden but the beginning of the comparison, telling its height.
+/// The head of the comparison and its part about `on`, with a word about its height.
 fn cut(page: &str) -> Option<String> {
-    if [LAST_SHOWN, "</style>", "</body>"].iter().any(|part| !page.contains(part)) {
-        return None;
-    }
-    let page = page.replacen("</style>", &format!("{HIDDEN}</style>"), 1);
-    Some(page.replacen("</body>", &format!("{TELL_HEIGHT}</body>"), 1))
+    let body = page.find("<main>")? + "<main>".len();
+    let section = page.find(SECTION)?;
+    let head = &page[section..section + page[section..].find("<h3>")?];
+    let part = &page[page.find(PART)?..];
+    // Its two charts; the table stands on the page.
+    let (first, _) = part.match_indices(FIGURE_END).nth(1)?;
+    let charts = &part[..first + FIGURE_END.len()];
+    let frame = page[..body].replacen("</style>", &format!("{STYLE}</style>"), 1);
+    Some(format!("{frame}{head}{charts}</section></main>{TELL_HEIGHT}</body></html>"))
 }
 
 fn taken(browser: &Path, page: &str, dir: &Path, picture: &Path) -> Result<()> {
@@ -72,9 +76,11 @@ fn browser() -> Option<PathBuf> {
 
 const PICTURE: &str = "results/compare.png";
 const WIDTH: u32 = 1000;
-const LAST_SHOWN: &str = "id=\"chart-compare-rate-0\"";
-const HIDDEN: &str = "main > :not(#compare), #chart-compare-rate-0 ~ *, .switch { display: none; } \
-                      main { padding-top: 8px; padding-bottom: 8px; } h2 { margin-top: 8px; }";
+const SECTION: &str = "<section id=\"compare\">";
+const PART: &str = "<h3>As <code>on</code></h3>";
+const FIGURE_END: &str = "</figure>";
+const STYLE: &str = ".switch { display: none; } main { padding-top: 8px; padding-bottom: 8px; } \
+                     section h2 { margin-top: 8px; } h3 { margin-top: 20px; }";
 const TELL_HEIGHT: &str = "<script>document.documentElement.dataset.height = \
                            Math.ceil(document.querySelector('main').getBoundingClientRect().bottom);</script>";
 
@@ -83,13 +89,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_cut_and_one_without_a_comparison_is_not() {
-        let page = format!("<style>a</style><body><main><figure {LAST_SHOWN}></figure></main></body>");
-        let cut = cut(&page).unwrap();
-        assert!(
-            cut.contains(&format!("a{HIDDEN}</style>")) && cut.contains(&format!("{TELL_HEIGHT}</body>"))
+    fn the_part_about_on_is_cut_out_and_a_page_without_it_is_not() {
+        let page = format!(
+            "<style>a</style><main><p>summary</p>{SECTION}<h2>head</h2><h3>As <code>remote_apply</code></h3><p>stronger</p>\
+             {PART}<figure>latency</figure><figure>rate</figure><table>rows</table></section></main>"
         );
-        assert!(super::cut("<style></style><body></body>").is_none());
+        let cut = cut(&page).unwrap();
+        for kept in ["head", "As <code>on</code>", "latency</figure>", "rate</figure>", STYLE, TELL_HEIGHT] {
+            assert!(cut.contains(kept), "{kept}: {cut}");
+        }
+        for left_out in ["summary", "stronger", "rows"] {
+            assert!(!cut.contains(left_out), "{left_out}: {cut}");
+        }
+        assert!(super::cut("<style></style><main></main>").is_none());
     }
 
     #[test]
