@@ -72,6 +72,7 @@ fn an_empty_log_and_a_whole_one() {
     assert!(found.recovered.sealed);
     assert_eq!((found.batches, found.recovered.end.records), (6, 10));
     assert_eq!(found.recovered.leader_flushed, log.durable);
+    assert_eq!(found.recovered.leader_claimed, log.durable, "one node led all of it");
     assert_eq!(log.payloads().len(), 10);
 
     let nothing = MemLog { files: Default::default(), ..MemLog::new() };

@@ -400,3 +400,118 @@ fn a_promoted_standby_that_follows_again_records_what_it_may_write() {
     );
     assert!(recorded.is_some() && recorded < wrote, "{outputs:?}");
 }
+
+/// What a standby tells the next upstream of what leaders have claimed.
+fn claimed(standby: &mut Standby) -> Lsn {
+    standby.feed(Input::Disconnected { session: UPSTREAM, error: "gone".into(), jitter: 0 });
+    let outputs = standby.hello_of(100, LOG, GEOMETRY);
+    let welcome = outputs.into_iter().find_map(|output| match output {
+        Output::Frame { frame: Frame::Welcome(welcome), .. } => Some(welcome.leader_flushed),
+        _ => None,
+    });
+    welcome.unwrap()
+}
+
+/// Node 2 leads term 2 from `start` on, and streams.
+fn follow_node_2(standby: &mut Standby, start: Lsn) {
+    standby.feed(Input::Disconnected { session: UPSTREAM, error: "gone".into(), jitter: 0 });
+    standby.hello(2);
+    let end = LogEnd { last_term: term(1, 100), flushed: start };
+    standby.frame(Frame::Adopt { term: term(2, 2), end });
+    let history = history(&[(term(1, 100), START), (term(2, 2), start)]);
+    let log_end = start.plus(4096);
+    standby.frame(Frame::Stream { term: term(2, 2), history, log_start: START, log_end, set_size: 2 });
+}
+
+#[test]
+fn what_a_leader_had_flushed_beyond_where_another_went_on_says_nothing_of_the_others_log() {
+    let end = START.plus(4096);
+    let mut standby = applying(false);
+    assert_eq!(standby.told(end.plus(8192), Lsn(0)), Some(end));
+    // Nothing is cut here: node 2 goes on exactly where this log ends.
+    follow_node_2(&mut standby, end);
+    let header = BatchHeader {
+        kind: BatchKind::Data,
+        log: LOG,
+        term: term(2, 2),
+        start: end,
+        end: end.plus(4096),
+        body_bytes: 0,
+        records: 0,
+        payload_bytes: 0,
+        records_before: 0,
+        payload_before: 0,
+        durable_before: Lsn(0),
+        previous_hash: 5,
+        body_crc: 0,
+    };
+    let outputs = standby.feed(Input::Received { session: UPSTREAM, header, hash: 6, rules: Vec::new() });
+    let write = outputs.iter().find_map(|output| match output {
+        Output::Write { span, epoch } => Some((*span, *epoch)),
+        _ => None,
+    });
+    let (span, epoch) = write.unwrap();
+    let outputs = standby.feed(Input::Flushed { span, epoch });
+    let is_applied = |output: &Output| matches!(output, Output::Apply { upto } if *upto > end);
+    assert!(!outputs.iter().any(is_applied), "node 2 has not said that it flushed this: {outputs:?}");
+    assert_eq!(claimed(&mut standby), end);
+}
+
+#[test]
+fn what_a_leader_flushed_of_another_ones_term_is_no_claim_of_the_other() {
+    let end = START.plus(4096);
+    let mut standby = Standby::new(START, history(&[(term(1, 100), START)]), |_, _| {});
+    standby.follow();
+    let outputs = standby.receive_one();
+    standby.flush(&outputs);
+    // Node 100 has not flushed this batch, and loses it; node 2 had received it, flushed it and leads.
+    follow_node_2(&mut standby, end);
+    standby.told(end, Lsn(0));
+    assert_eq!(claimed(&mut standby), Lsn(0));
+    follow_node_2(&mut standby, end);
+    standby.told(end.plus(4096), Lsn(0));
+    assert_eq!(claimed(&mut standby), end.plus(4096), "its own term it has flushed");
+}
+
+#[test]
+fn when_a_fetch_breaks_off_whoever_else_is_there_is_asked_again() {
+    let own = history(&[(term(1, 1), START)]);
+    let mut primary = restarted(own.clone(), |_| {});
+    let ahead = LogEnd { last_term: term(1, 1), flushed: START.plus(8192) };
+    for (place, node) in [(0, 7), (1, 8)] {
+        primary.feed(Input::Connected {
+            peer: PeerIndex(place),
+            session: SessionId(u64::from(place)),
+            nonce: 0,
+        });
+        let welcome = Welcome {
+            version: 1,
+            log: LOG,
+            node: NodeId(node),
+            name: format!("s{}", place + 1),
+            incarnation: 0,
+            adopted: term(1, 1),
+            end: ahead,
+            log_start: START,
+            history: own.clone(),
+            leader_flushed: Lsn(0),
+            applies: false,
+            applies_safe: false,
+            set_size: 2,
+        };
+        primary.feed(Input::Frame { session: SessionId(u64::from(place)), frame: Frame::Welcome(welcome) });
+    }
+    let not_adopted = Frame::NotAdopted { adopted: term(1, 1), end: ahead, history: own };
+    let mut outputs = Vec::new();
+    for session in [0, 1].map(SessionId) {
+        outputs.extend(primary.feed(Input::Frame { session, frame: not_adopted.clone() }));
+    }
+    let fetches = |output: &Output| matches!(output, Output::Frame { frame: Frame::Fetch { .. }, .. });
+    assert!(outputs.iter().any(fetches), "{outputs:?}");
+    let gone = Input::Disconnected { session: SessionId(0), error: "gone".into(), jitter: 0 };
+    let outputs = primary.feed(gone);
+    let asks = |output: &Output| {
+        matches!(output, Output::Frame { session: SessionId(1), frame: Frame::Adopt { .. } })
+    };
+    assert!(outputs.iter().any(asks), "{outputs:?}");
+}

@@ -23,6 +23,8 @@ pub struct Recovered {
     pub rolls: Vec<Lsn>,
     /// The highest `durable_before` in the log: what some leader has claimed to have flushed.
     pub leader_flushed: Lsn,
+    /// What some leader has claimed to have flushed of its own terms.
+    pub leader_claimed: Lsn,
     /// What recovery cut from a torn tail, if anything.
     pub cut: Option<Span>,
 }

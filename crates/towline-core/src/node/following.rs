@@ -9,7 +9,8 @@ use super::receiving::{Offer, Source, SourceKind};
 use super::shipping::{SILENT_HEARTBEATS, VERSIONS};
 use super::{Event, Node, Output, note};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
-use crate::types::{Geometry, LogId, Lsn, Position, SessionId, Span, StandbyWatermarks, Term};
+use crate::log::Recovered;
+use crate::types::{Geometry, LogId, Lsn, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory};
 
 /// Batch ends remembered while they wait to count as applied; of more, the oldest are skipped.
 const MAX_TO_PASS: usize = 1024;
@@ -31,7 +32,9 @@ pub(super) struct Following {
     adopting_log: bool,
     /// Writes may reach to here: the meta block calls the span unfinished.
     permitted: Lsn,
-    pub(super) leader_flushed: Lsn,
+    leader_flushed: Lsn,
+    /// What a leader claimed to have flushed of its own terms: its own disk must have that when it comes back.
+    claimed: Lsn,
     pub(super) leader_safe: Lsn,
     pub(super) applied: Position,
     pub(super) apply_told: Lsn,
@@ -56,7 +59,8 @@ pub(super) struct Guest {
 }
 
 impl Following {
-    pub(super) fn new(end: Position, leader_flushed: Lsn) -> Following {
+    pub(super) fn new(recovered: &Recovered) -> Following {
+        let end = recovered.end;
         Following {
             guests: Vec::new(),
             source: None,
@@ -65,7 +69,8 @@ impl Following {
             truncating: false,
             adopting_log: false,
             permitted: end.lsn,
-            leader_flushed,
+            leader_flushed: recovered.leader_flushed,
+            claimed: recovered.leader_claimed,
             leader_safe: Lsn(0),
             applied: Position::default(),
             apply_told: Lsn(0),
@@ -128,9 +133,31 @@ impl Following {
     pub(super) fn was_cut(&mut self, end: Lsn) {
         self.starts_at(end);
         self.to_pass.clear();
-        self.leader_flushed = self.leader_flushed.min(end);
-        self.leader_safe = self.leader_safe.min(end);
+        self.void_words_beyond(end);
         self.asked_segments.clear();
+    }
+
+    /// The leader of this term says that it has flushed the log of this history up to there.
+    pub(super) fn leader_says(&mut self, flushed: Lsn, term: Term, history: &TermHistory) {
+        self.leader_flushed = self.leader_flushed.max(flushed);
+        self.claimed = self.claimed.max(history.claimed_by(term.node, flushed));
+    }
+
+    /// From here on the log is another than the one that leaders have spoken of, also where nothing of it is here:
+    /// what they had flushed, or made safe, are not the bytes that will stand there.
+    pub(super) fn void_words_beyond(&mut self, fork: Lsn) {
+        self.leader_flushed = self.leader_flushed.min(fork);
+        self.claimed = self.claimed.min(fork);
+        self.leader_safe = self.leader_safe.min(fork);
+    }
+
+    /// Words count as far as both histories have one owner; of what `own` has pruned it knows none.
+    pub(super) fn history_becomes(&mut self, own: &TermHistory, new: &TermHistory) {
+        let Some(first) = own.entries().first() else { return };
+        let mut new = new.clone();
+        new.prune_below(first.start);
+        let far = Lsn(u64::MAX);
+        self.void_words_beyond(own.fork_point(far, &new, far));
     }
 
     /// Nothing beyond is written or permitted.
@@ -340,7 +367,7 @@ impl Node {
             end: self.log_end(),
             log_start: self.segments.log_start(),
             history: meta.history.clone(),
-            leader_flushed: self.following.leader_flushed,
+            leader_flushed: self.following.claimed,
             // A relay's own standbys may apply: it wants to know as soon as they do.
             applies: self.config.applies || !self.peers.is_empty(),
             // Those behind it may need it, whatever it does itself.

@@ -137,7 +137,7 @@ impl Node {
             next_standbys: None,
             promotion: None,
             pause: None,
-            following: Following::new(recovered.end, recovered.leader_flushed),
+            following: Following::new(&recovered),
             released: recovered.end.lsn,
             sealed: recovered.sealed,
             last_batch_ns: 0,

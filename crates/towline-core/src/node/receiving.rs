@@ -165,6 +165,7 @@ impl Node {
             counts_unknown: false,
         });
         self.following.reported = None;
+        self.following.history_becomes(&self.meta.get().history, &history);
         self.meta.change(|meta| {
             meta.history = history;
             if kind == SourceKind::Stream {
@@ -196,8 +197,7 @@ impl Node {
         let until = self.following.condemned.map_or(reach, |span| span.end.max(reach));
         let unfinished = Span::new(fork.min(self.tail.flushed().lsn), until);
         self.following.condemned = Some(Span::new(fork, until));
-        self.following.leader_flushed = self.following.leader_flushed.min(fork);
-        self.following.leader_safe = self.following.leader_safe.min(fork);
+        self.following.void_words_beyond(fork);
         self.close_peers("the log is cut");
         self.say(Event::Cut { span: Span::new(fork, end) });
         self.meta.change(|meta| {
@@ -297,10 +297,11 @@ impl Node {
     }
 
     pub(super) fn handle_progress(&mut self, session: SessionId, flushed: Lsn, safe: Lsn, log_start: Lsn) {
-        if self.following.source.as_ref().is_none_or(|source| source.session != session) {
+        let Some(source) = self.following.source.as_ref().filter(|source| source.session == session) else {
             return;
-        }
-        self.following.leader_flushed = self.following.leader_flushed.max(flushed);
+        };
+        let term = source.term;
+        self.following.leader_says(flushed, term, &self.meta.get().history);
         self.following.leader_safe = self.following.leader_safe.max(safe);
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         // What the application has not seen yet stays.
@@ -366,7 +367,7 @@ impl Node {
         for (version, rule) in rules {
             self.rules.received(version, rule);
         }
-        self.following.leader_flushed = self.following.leader_flushed.max(header.durable_before);
+        self.following.leader_says(header.durable_before, header.term, &self.meta.get().history);
         self.sealed = header.kind == BatchKind::Seal;
         self.tail.push(header, hash);
         self.following.passed(header.after());

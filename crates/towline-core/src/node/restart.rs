@@ -210,7 +210,7 @@ impl Node {
         };
         let is_flushed = self.tail.is_flushed() && self.tail.flushed().lsn >= *until;
         let is_received = self.tail.end().lsn >= *until && bug(Bug::FetchedUnflushed);
-        if !is_flushed && !is_received {
+        if (!is_flushed && !is_received) || self.following.condemned.is_some() {
             return;
         }
         self.following.end_source();
@@ -222,17 +222,15 @@ impl Node {
         self.ask_all();
     }
 
-    /// The session it fetched from is gone: ask again when there is another.
+    /// The session it fetched from is gone: what came is flushed, and then whoever is there is asked again, because
+    /// those who were ahead before may be no more.
     pub(super) fn fetch_session_ended(&mut self, session: SessionId) {
-        if let Role::Restarting(restart) = &mut self.role
-            && matches!(restart.phase, Phase::Fetching { session: from, .. } if from == session)
+        if let Role::Restarting(Restart { phase: Phase::Fetching { session: from, until }, .. }) =
+            &mut self.role
+            && *from == session
         {
-            restart.phase = Phase::Asking;
+            *until = Some(Lsn(0));
             self.following.end_source();
-            let end = self.log_end();
-            if let Role::Restarting(restart) = &mut self.role {
-                restart.end = end;
-            }
         }
     }
 
@@ -290,6 +288,7 @@ impl Node {
                 });
                 // Whoever follows again later records anew before it writes.
                 self.following.starts_at(start);
+                self.following.void_words_beyond(start);
                 self.meta.then(AfterMeta::Lead { term });
             }
             // A trim makes room: it is taken while this waits, and the start is tried again at the next turn.

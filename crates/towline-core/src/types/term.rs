@@ -104,6 +104,19 @@ impl TermHistory {
         self.0.iter().rev().find(|entry| entry.start <= lsn).map(|entry| entry.term)
     }
 
+    /// What a leader's word that it has flushed the log up to `flushed` says of its own terms: the end of their last
+    /// byte below. Of the bytes of another's term it says nothing of that other.
+    pub fn claimed_by(&self, node: NodeId, flushed: Lsn) -> Lsn {
+        let mut end = flushed;
+        for entry in self.0.iter().rev().filter(|entry| entry.start < flushed) {
+            if entry.term.node == node {
+                return end;
+            }
+            end = entry.start;
+        }
+        Lsn(0)
+    }
+
     /// SEMANTICS section 4: the last entry whose start is at or below the node's own flushed LSN.
     pub fn last_term(&self, flushed: Lsn) -> Term {
         let upto = if bug(Bug::TermBeyondEnd) { Lsn(u64::MAX) } else { flushed };
@@ -158,6 +171,18 @@ mod tests {
             history.push(Term { number: *number, node: NodeId(1) }, Lsn(*start)).expect("they rise");
         }
         history
+    }
+
+    #[test]
+    fn a_leaders_word_on_what_it_has_flushed_concerns_its_own_terms() {
+        let entries = [(1, 7, 8), (2, 9, 50), (3, 7, 70)].map(|(number, node, start)| TermStart {
+            term: Term { number, node: NodeId(node) },
+            start: Lsn(start),
+        });
+        let history = TermHistory::from_entries(&entries).expect("they rise");
+        let claimed = |node, flushed| history.claimed_by(NodeId(node), Lsn(flushed)).0;
+        assert_eq!([claimed(7, 90), claimed(7, 70), claimed(7, 60), claimed(7, 30)], [90, 50, 50, 30]);
+        assert_eq!([claimed(9, 90), claimed(9, 60), claimed(9, 50), claimed(3, 90)], [70, 60, 0, 0]);
     }
 
     #[test]

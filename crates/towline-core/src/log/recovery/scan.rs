@@ -8,7 +8,7 @@ use super::verdict::{Evidence, Standing, Verdict, judge};
 use super::walk::{BatchView, BatchWalk, Step};
 use crate::format::{BatchKind, SegmentVerdict};
 use crate::log::Recovered;
-use crate::types::{Geometry, LogId, Lsn, Meta};
+use crate::types::{Geometry, LogId, Lsn, Meta, TermHistory};
 
 /// What a scan needs to know of the log beside its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +54,7 @@ pub fn scan(source: &dyn SegmentSource, input: ScanInput<'_>) -> Result<Scan, Sc
     let mut tally = Tally::default();
     let stop = loop {
         match walk.step()? {
-            Step::Batch(batch) => tally.take(geometry, &batch),
+            Step::Batch(batch) => tally.take(geometry, &meta.history, &batch),
             Step::Stop(stop) => break stop,
         }
     };
@@ -88,6 +88,7 @@ pub fn scan(source: &dyn SegmentSource, input: ScanInput<'_>) -> Result<Scan, Sc
         pending_rule: tally.rules.pending,
         rolls: tally.rolls,
         leader_flushed: tally.leader_flushed,
+        leader_claimed: tally.leader_claimed,
         cut: verdict.cut(),
         segments: segments.iter().map(|(seq, salt)| (*seq, *salt)).collect(),
     };
@@ -112,14 +113,17 @@ struct Tally {
     batches: u64,
     rolls: Vec<Lsn>,
     leader_flushed: Lsn,
+    leader_claimed: Lsn,
     rules: Rules,
 }
 
 impl Tally {
-    fn take(&mut self, geometry: Geometry, batch: &BatchView<'_>) {
+    fn take(&mut self, geometry: Geometry, history: &TermHistory, batch: &BatchView<'_>) {
         let header = &batch.header;
         self.batches += 1;
         self.leader_flushed = self.leader_flushed.max(header.durable_before);
+        let claimed = history.claimed_by(header.term.node, header.durable_before);
+        self.leader_claimed = self.leader_claimed.max(claimed);
         if header.kind == BatchKind::Roll {
             self.rolls.push(header.stored().end);
         }
