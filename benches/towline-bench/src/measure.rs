@@ -50,12 +50,16 @@ pub(crate) struct Measured {
     pub steal_percent: Option<f64>,
     /// Share of the time in which some task waited for a processor, percent.
     pub pressure_percent: Option<f64>,
+    /// Earlier tries, and this one, in whose measured time not one append was acknowledged.
+    pub tries_without_ack: u32,
 }
 
 impl Measured {
     /// Adds a later part of the same load.
     pub(crate) fn merge(&mut self, later: &Self) {
         self.recorder.merge(&later.recorder);
+        // Parts of different times are no longer the parts of one.
+        self.recorder.parts = None;
         // The same bounds everywhere, so adding cannot fail.
         let _ = self.exposure_bytes.add(&later.exposure_bytes);
         self.counters = self.counters.plus(&later.counters);
@@ -125,6 +129,7 @@ where
             began,
             steal_percent: cpu_after.steal_percent_since(&cpu_before),
             pressure_percent: cpu_after.pressure_percent_since(&cpu_before),
+            tries_without_ack: 0,
         })
     })
 }

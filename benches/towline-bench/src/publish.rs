@@ -2,6 +2,7 @@
 
 use crate::cluster::RunningCluster;
 use crate::floors::FloorSet;
+use crate::load::parts::Parts;
 use crate::measure::Measured;
 use crate::plan::{Arrivals, ClientKind, Experiment, Generator, Kind, Sizes};
 use hdrhistogram::Histogram;
@@ -216,6 +217,12 @@ fn detail(experiment: &Experiment, spec: &PointSpec, measured: &Measured) -> Det
         cpu_pressure_percent: measured.pressure_percent,
         one_in: (experiment.kind == Kind::Mixed).then_some(experiment.one_in),
         record_sizes: experiment.record_sizes.as_ref().map(Sizes::words),
+        // What a stall does to its load is no lack of warm-up.
+        start_over_rest: recorder
+            .parts
+            .as_ref()
+            .filter(|_| experiment.kind != Kind::Stall && experiment.kind != Kind::Memory)
+            .and_then(Parts::start_over_rest),
         ..Detail::default()
     }
 }
@@ -233,6 +240,12 @@ fn note(measured: &Measured, spec: &PointSpec) -> Option<String> {
     if recorder.offered > 0 && !recorder.took_it() {
         let (acked, offered) = (recorder.acked, recorder.offered);
         notes.push(format!("overload: {acked} of {offered} appends were acknowledged in the measured time"));
+    }
+    if measured.tries_without_ack > 0 {
+        notes.push(format!(
+            "not one append was acknowledged in the measured time of {} tries",
+            measured.tries_without_ack
+        ));
     }
     if recorder.indeterminate > 0 {
         let reason = recorder.reason.as_deref().unwrap_or("no reason given");

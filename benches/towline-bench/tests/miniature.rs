@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use towline::Standby;
 use towline_bench::{BenchOptions, Outcome, PEER_SUBCOMMAND, peer_entry, run};
 use towline_report::Report;
+use towline_report::noise::PRESSURE_PERCENT;
 use towline_report::schema::{Level, Window};
 
 #[global_allocator]
@@ -144,12 +145,32 @@ fn stall(base: &Path) {
     assert_eq!(points.len(), 4);
     for point in points {
         let stall = point.detail.stall.as_ref().expect("each point says what the stall did");
-        assert!((0.35..0.8).contains(&(stall.until_s - stall.from_s)), "{stall:?}");
+        assert!(stall.until_s - stall.from_s >= 0.35, "{stall:?}");
         assert!(stall.before_ns.samples > 50 && stall.during_ns.samples > 50 && stall.after_ns.samples > 50);
         assert!(stall.slices.len() >= 10);
-        // A rule that needs the stopped standby waits for it; one that does not goes on.
-        let needs_it = ["ANY 2 (a, b)", "FIRST 1 (a, b)"].contains(&point.sync_rule.as_str());
-        assert_eq!(stall.during_ns.max > 250_000_000, needs_it, "{}: {stall:?}", point.sync_rule);
+        // Slices whose records were all due while the standby was stopped, and how long it still was at their end.
+        let inside = stall.slices.iter().filter_map(|slice| {
+            let left_s = stall.until_s - (slice.at_s + 0.1);
+            (slice.at_s >= stall.from_s && left_s > 0.05).then_some((slice, left_s))
+        });
+        let waited: Vec<bool> =
+            inside.map(|(slice, left_s)| slice.latency_ns.p50 as f64 >= left_s * 1e9).collect();
+        assert!(waited.len() >= 2, "{stall:?}");
+        // A rule that needs the stopped standby waits for it, with every record; one that does not goes on.
+        if ["ANY 2 (a, b)", "FIRST 1 (a, b)"].contains(&point.sync_rule.as_str()) {
+            assert!(waited.iter().all(|waited| *waited), "{}: {stall:?}", point.sync_rule);
+            continue;
+        }
+        if point.detail.kept_up == Some(false) {
+            // This very process, primary and generator, did not run for most of the stall.
+            println!("{}: refused, {:?}", point.sync_rule, point.detail.generator_lag_ns);
+            continue;
+        }
+        assert!(waited.iter().any(|waited| !*waited), "{}: {stall:?}", point.sync_rule);
+        // Nor is one record held up; on a machine that let all processes run, as the point itself says.
+        if point.detail.cpu_pressure_percent.is_some_and(|percent| percent <= PRESSURE_PERCENT) {
+            assert!(stall.during_ns.max < 250_000_000, "{}: {stall:?}", point.sync_rule);
+        }
     }
     whole_folder(&outcome);
 }

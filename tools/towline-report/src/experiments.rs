@@ -31,6 +31,10 @@ pub struct Detail {
     /// Offered load as a share of what a closed loop got from the same cluster at this level; 1 is saturation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of_saturation: Option<f64>,
+    /// The point was not steady: p50 of the first quarter of its measured time over that of the rest, where the two
+    /// differ by more than chance ([`crate::series::start_over_rest`] of twenty parts).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_over_rest: Option<f64>,
     /// `stall`: what the point saw before, during and after a standby took nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall: Option<Stall>,

@@ -59,6 +59,13 @@ pub fn of_report(report: &Report) -> Noise {
         if row.repetitions.iter().any(|point| point.detail.kept_up == Some(false)) {
             why.push("the generator could not offer the load: refused".into());
         }
+        let starts: Vec<f64> =
+            row.repetitions.iter().filter_map(|point| point.detail.start_over_rest).collect();
+        if let Some(middle) = median(&starts).filter(|_| 2 * starts.len() > row.repetitions.len()) {
+            why.push(format!(
+                "not steady: p50 of the first quarter of its time is {middle:.2} × that of the rest"
+            ));
+        }
         let p50: Vec<f64> = row.in_order().iter().map(|point| point.latency_ns.p50 as f64).collect();
         why.extend(hang_together(&p50));
         if !why.is_empty() {
@@ -117,8 +124,9 @@ fn run_marks(report: &Report) -> Vec<String> {
 pub fn bounds() -> String {
     format!(
         "steal time above {STEAL_PERCENT} %, CPU pressure above {PRESSURE_PERCENT} %, a mean above {MEAN_OVER_P50} × p50 in a \
-         closed loop, a floor more than {:.0} % off its median, repetitions whose lag-1 autocorrelation is above 2/√n, or a \
-         load that the generator could not offer",
+         closed loop, a floor more than {:.0} % off its median, repetitions whose lag-1 autocorrelation is above 2/√n, a \
+         first quarter of the measured time that differs from the rest by more than chance and a tenth in most \
+         repetitions, or a load that the generator could not offer",
         100.0 * FLOOR_DRIFT
     )
 }
@@ -186,6 +194,20 @@ mod tests {
         let noise = of_report(&report);
         assert!(
             noise.of_rows[0].1.contains("hang together") && noise.of_rows[0].1.contains("never steady"),
+            "{noise:?}"
+        );
+    }
+
+    #[test]
+    fn a_row_whose_warm_up_was_too_short_in_most_repetitions_is_not_steady() {
+        let mut report = canonical_report(3);
+        report.points.retain(|point| point.experiment == "replay" && point.level == Level::Local);
+        report.points[0].detail.start_over_rest = Some(1.4);
+        assert_eq!(of_report(&report).of_rows, [], "one of three may be chance");
+        report.points[1].detail.start_over_rest = Some(1.6);
+        let noise = of_report(&report);
+        assert!(
+            noise.of_rows[0].1.contains("not steady") && noise.of_rows[0].1.contains("1.50 ×"),
             "{noise:?}"
         );
     }

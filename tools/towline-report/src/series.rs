@@ -1,5 +1,7 @@
 //! A series of figures in the order they were measured: where it becomes steady, and whether its values hang together.
 
+use crate::stats::median;
+
 /// Pearson's correlation of each value with the one before it. `None` for fewer than three values or equal ones.
 ///
 /// Near 0: each value tells something new. Near 1: the series drifts, and an interval over it is too narrow.
@@ -37,6 +39,32 @@ pub fn steady_from(values: &[f64]) -> Option<usize> {
     (best <= values.len() / 2).then_some(best)
 }
 
+/// How far the start of a series lies off the rest: the median of its first quarter over that of the rest, where the
+/// two differ by more than chance (the rank test of Mann and Whitney, two-sided 1 %) and by more than a tenth.
+///
+/// `None`: they do not differ, so the warm-up was long enough and nothing drifted far; or there are fewer than twice
+/// [`ENOUGH_VALUES`].
+pub fn start_over_rest(values: &[f64]) -> Option<f64> {
+    if values.len() < 2 * ENOUGH_VALUES || values.iter().any(|value| !value.is_finite()) {
+        return None;
+    }
+    let (start, rest) = values.split_at(values.len() / 4);
+    // How often a value of the start lies above one of the rest; ties count half.
+    let above: f64 = start
+        .iter()
+        .flat_map(|one| rest.iter().map(move |other| one.total_cmp(other)))
+        .map(|order| [0.0, 0.5, 1.0][(order as i8 + 1) as usize])
+        .sum();
+    let (m, n) = (start.len() as f64, rest.len() as f64);
+    let deviations = (above - m * n / 2.0).abs() / (m * n * (m + n + 1.0) / 12.0).sqrt();
+    let ratio = median(start)? / median(rest).filter(|rest| *rest > 0.0)?;
+    (deviations > BEYOND_CHANCE && (ratio - 1.0).abs() > NEGLIGIBLE).then_some(ratio)
+}
+
+/// Standard deviations that chance exceeds once in a hundred, either way.
+const BEYOND_CHANCE: f64 = 2.576;
+/// A difference of a tenth is no reason to distrust a figure.
+const NEGLIGIBLE: f64 = 0.1;
 /// Fewer values say nothing about where a series becomes steady.
 pub const ENOUGH_VALUES: usize = 10;
 
@@ -110,5 +138,45 @@ mod tests {
         assert_eq!(steady_from(&ramp), None);
         assert_eq!(steady_from(&[1.0; 9]), None, "too short to say");
         assert_eq!(steady_from(&[1.0; 10]), Some(0));
+    }
+
+    #[test]
+    fn a_start_that_differs_is_found_with_its_size() {
+        // Twenty parts of 100 with a spread of 5, the first quarter slower by a known share.
+        for share in [1.3, 2.0, 0.7] {
+            let found = (0..200)
+                .filter_map(|seed| {
+                    let mut values: Vec<f64> =
+                        noise(seed, 20).iter().map(|noise| 100.0 + 5.0 * noise).collect();
+                    values[..5].iter_mut().for_each(|value| *value *= share);
+                    start_over_rest(&values)
+                })
+                .collect::<Vec<_>>();
+            assert!(found.len() >= 195, "{} of 200 at {share}", found.len());
+            let middle = median(&found).unwrap();
+            assert!((middle / share - 1.0).abs() < 0.05, "{middle} for {share}");
+        }
+        // A warm-up that ends within the first quarter still shows; a ramp too.
+        let warm: Vec<f64> = (0..20).map(|part| if part < 4 { 200.0 } else { 100.0 }).collect();
+        assert_eq!(start_over_rest(&warm), Some(2.0));
+        let ramp: Vec<f64> = (0..20).map(|part| 100.0 + 10.0 * f64::from(part)).collect();
+        assert!(start_over_rest(&ramp).unwrap() < 0.7);
+    }
+
+    #[test]
+    fn a_steady_series_is_marked_as_seldom_as_stated() {
+        // A spread wide enough that chance alone moves medians by more than a tenth.
+        let marked = (0..2000)
+            .filter(|seed| {
+                let values: Vec<f64> = noise(*seed, 20).iter().map(|noise| 100.0 + 40.0 * noise).collect();
+                start_over_rest(&values).is_some()
+            })
+            .count();
+        assert!(marked <= 30, "{marked} of 2000, of which a hundredth is stated");
+        assert_eq!(start_over_rest(&[5.0; 20]), None);
+        assert_eq!(start_over_rest(&[1.0; 19]), None, "too short to say");
+        // By more than chance, yet by less than a tenth.
+        let little: Vec<f64> = (0..20).map(|part| if part < 5 { 105.0 } else { 100.0 }).collect();
+        assert_eq!(start_over_rest(&little), None);
     }
 }

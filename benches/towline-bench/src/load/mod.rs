@@ -7,6 +7,7 @@ pub mod closed;
 pub mod flood;
 pub(crate) mod mixed;
 pub(crate) mod open;
+pub(crate) mod parts;
 pub(crate) mod payloads;
 pub(crate) mod record;
 pub(crate) mod replay;

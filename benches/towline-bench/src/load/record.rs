@@ -1,6 +1,7 @@
 //! What a generator keeps of its acknowledgements; one per thread, merged afterwards.
 
 use super::Timing;
+use super::parts::Parts;
 use hdrhistogram::Histogram;
 use std::time::{Duration, Instant};
 use towline_core::format::Committed;
@@ -35,6 +36,8 @@ pub struct Recorder {
     pub trace: Option<Vec<(u64, u64)>>,
     /// A mixed stream: what the records at the strong level saw; the rest is here.
     pub strong: Option<Box<Recorder>>,
+    /// The latencies by the part of the measured time in which their appends were due.
+    pub parts: Option<Parts>,
 }
 
 impl Default for Recorder {
@@ -60,6 +63,7 @@ impl Recorder {
             reason: None,
             trace: None,
             strong: None,
+            parts: Some(Parts::new()),
         }
     }
 
@@ -83,6 +87,9 @@ impl Recorder {
             return;
         }
         self.achieved[committed.level as usize] += 1;
+        if let Some(parts) = &mut self.parts {
+            parts.record(timing, since, now);
+        }
         if let Some(trace) = &mut self.trace {
             trace.push((nanos(since - timing.measure_from), nanos(now - since)));
         }
@@ -129,6 +136,9 @@ impl Recorder {
         self.reason = self.reason.take().or_else(|| other.reason.clone());
         if let (Some(trace), Some(more)) = (&mut self.trace, &other.trace) {
             trace.extend(more);
+        }
+        if let (Some(parts), Some(more)) = (&mut self.parts, &other.parts) {
+            parts.merge(more);
         }
     }
 

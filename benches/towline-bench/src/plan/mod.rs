@@ -1,6 +1,7 @@
 //! An [`Experiment`] that can be run: what it does, and which keys each kind knows. [`table`] is how it is written,
 //! [`resolve`](mod@resolve) how it is checked.
 
+mod estimate;
 mod resolve;
 mod table;
 

@@ -1,21 +1,19 @@
 //! Ladder, replay, window and rates: one cluster per link, its points in a shuffled order in every repetition, floors
 //! between the repetitions.
 
+use super::pair;
+use super::point::{PointBench, describe};
 use super::session::Session;
 use super::sweep;
 use crate::cluster::{Cluster, NodeSizes, RunningCluster};
 use crate::error::BenchError;
-use crate::load::schedule::Schedule;
-use crate::load::{Recorder, Timing, Work, closed, flood, mixed, open, replay, threads};
-use crate::measure::{Measured, measure};
+use crate::measure::Measured;
 use crate::plan::{Experiment, Generator, Kind, Rate, Windows};
-use crate::publish::{PointLoad, PointResult, PointSpec};
+use crate::publish::{PointLoad, PointSpec};
 use crate::replay::Wal;
-use crate::target::Watch;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use towline_core::types::{Level, Window};
 
@@ -71,49 +69,69 @@ impl Session {
         wal: Option<&Wal>,
         repetition: u32,
     ) -> Result<(), BenchError> {
-        let stop = self.stop_flag();
         let mut rng = SmallRng::seed_from_u64(self.seed ^ (u64::from(repetition) << 32) ^ link_rtt_us);
-        for Planned { spec, of_saturation } in shuffled(specs, &mut rng) {
-            self.go_on()?;
-            self.say(Session::label(experiment, link_rtt_us, &describe(spec)));
-            cluster.settle()?;
-            let arrivals_seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(repetition));
-            let mut victim = if experiment.kind == Kind::Stall { cluster.take_standby() } else { None };
-            let bench = PointBench { experiment, link_rtt_us, cluster, wal, stop: &stop };
-            let (measured, timeline, stall) = match (experiment.kind, &mut victim) {
-                (Kind::Timeline, _) => {
-                    let (measured, timeline) = bench.timeline(spec, repetition)?;
-                    (measured, Some(timeline), None)
-                }
-                (Kind::Stall, Some(victim)) => {
-                    let (measured, stall) = bench.stall(spec, arrivals_seed, victim)?;
-                    (measured, None, Some(stall))
-                }
-                _ => (bench.point(spec, arrivals_seed)?, None, None),
-            };
-            if self.is_stopped() {
-                // Cut short: its figures would be those of another duration.
-                return Err(BenchError::Interrupted);
+        for group in shuffled(specs, &mut rng) {
+            if let Some(pair) = pair::of_group(&group) {
+                self.equal_pair(experiment, link_rtt_us, cluster, pair, repetition)?;
+                continue;
             }
-            let mut result = bench.result(spec, repetition, &measured);
-            if experiment.kind == Kind::Mixed {
-                // One load, two points: what each level saw of it.
-                self.results.push(bench.strong_part(spec, repetition, &measured));
+            for planned in group {
+                self.single(experiment, link_rtt_us, cluster, planned, wal, repetition)?;
             }
-            if let Some(victim) = victim {
-                cluster.give_back(victim);
-            }
-            result.point.detail.of_saturation = *of_saturation;
-            result.point.detail.stall = stall;
-            self.results.push(result);
-            if let (Some(cost), PointLoad::Closed(clients, _)) =
-                (timeline.as_ref().and_then(|seen| seen.instrument), spec.load)
-            {
-                self.facts.instrument.push((clients, cost));
-            }
-            self.timelines.extend(timeline);
-            self.point_done();
         }
+        Ok(())
+    }
+
+    fn single(
+        &mut self,
+        experiment: &Experiment,
+        link_rtt_us: u64,
+        cluster: &mut RunningCluster,
+        planned: &Planned,
+        wal: Option<&Wal>,
+        repetition: u32,
+    ) -> Result<(), BenchError> {
+        let Planned { spec, of_saturation } = planned;
+        let stop = self.stop_flag();
+        self.go_on()?;
+        self.say(Session::label(experiment, link_rtt_us, &describe(spec)));
+        cluster.settle()?;
+        let arrivals_seed = self.seed.wrapping_mul(31).wrapping_add(u64::from(repetition));
+        let mut victim = if experiment.kind == Kind::Stall { cluster.take_standby() } else { None };
+        let bench = PointBench { experiment, link_rtt_us, cluster, wal, stop: &stop };
+        let (measured, timeline, stall) = match (experiment.kind, &mut victim) {
+            (Kind::Timeline, _) => {
+                let (measured, timeline) = bench.timeline(spec, repetition)?;
+                (measured, Some(timeline), None)
+            }
+            (Kind::Stall, Some(victim)) => {
+                let (measured, stall) = bench.stall(spec, arrivals_seed, victim)?;
+                (measured, None, Some(stall))
+            }
+            _ => (bench.point(spec, arrivals_seed)?, None, None),
+        };
+        if self.is_stopped() {
+            // Cut short: its figures would be those of another duration.
+            return Err(BenchError::Interrupted);
+        }
+        let mut result = bench.result(spec, repetition, &measured);
+        if experiment.kind == Kind::Mixed {
+            // One load, two points: what each level saw of it.
+            self.results.push(bench.strong_part(spec, repetition, &measured));
+        }
+        if let Some(victim) = victim {
+            cluster.give_back(victim);
+        }
+        result.point.detail.of_saturation = *of_saturation;
+        result.point.detail.stall = stall;
+        self.results.push(result);
+        if let (Some(cost), PointLoad::Closed(clients, _)) =
+            (timeline.as_ref().and_then(|seen| seen.instrument), spec.load)
+        {
+            self.facts.instrument.push((clients, cost));
+        }
+        self.timelines.extend(timeline);
+        self.point_done();
         Ok(())
     }
 
@@ -289,7 +307,7 @@ impl Session {
 
 /// A random order: a drift of the machine must not fall on the same points every time. Points that must equal each
 /// other stay side by side, or the drift between them would be taken for their difference.
-fn shuffled<'a, S: AsRef<PointSpec>>(specs: &'a [S], rng: &mut SmallRng) -> Vec<&'a S> {
+fn shuffled<'a, S: AsRef<PointSpec>>(specs: &'a [S], rng: &mut SmallRng) -> Vec<Vec<&'a S>> {
     let mut groups: Vec<Vec<&S>> = Vec::new();
     for spec in specs {
         let equal = groups
@@ -302,7 +320,7 @@ fn shuffled<'a, S: AsRef<PointSpec>>(specs: &'a [S], rng: &mut SmallRng) -> Vec<
     }
     groups.iter_mut().for_each(|group| group.shuffle(rng));
     groups.shuffle(rng);
-    groups.into_iter().flatten().collect()
+    groups
 }
 
 /// ω = 0 is the plain level, and ω = ∞ is `local`.
@@ -316,118 +334,14 @@ fn must_equal(one: &PointSpec, other: &PointSpec) -> bool {
 }
 
 /// A point to be measured, and where its load stands against saturation.
-struct Planned {
-    spec: PointSpec,
+pub(super) struct Planned {
+    pub(super) spec: PointSpec,
     of_saturation: Option<f64>,
 }
 
 impl AsRef<PointSpec> for Planned {
     fn as_ref(&self) -> &PointSpec {
         &self.spec
-    }
-}
-
-/// One cluster and what its points have in common.
-pub(super) struct PointBench<'a> {
-    pub(super) experiment: &'a Experiment,
-    pub(super) link_rtt_us: u64,
-    pub(super) cluster: &'a RunningCluster,
-    pub(super) wal: Option<&'a Wal>,
-    pub(super) stop: &'a AtomicBool,
-}
-
-impl PointBench<'_> {
-    /// Measures one point.
-    pub(super) fn point(&self, spec: &PointSpec, arrivals_seed: u64) -> Result<Measured, BenchError> {
-        let experiment = self.experiment;
-        let primary = self.cluster.primary()?;
-        let watch = Watch { primary, level: spec.level };
-        let timing = Timing::from_now(experiment.warm_up, experiment.duration);
-        let work = Work {
-            level: spec.level,
-            window: spec.window,
-            record_bytes: experiment.record_bytes,
-            sizes: experiment.record_sizes.as_ref(),
-            trim: true,
-            timing,
-            stop: self.stop,
-        };
-        let load = || -> Result<Recorder, BenchError> {
-            match spec.load {
-                // At `off` the append is the acknowledgement: nothing is ever outstanding, however many clients.
-                PointLoad::Closed(_, Generator::OneThread) if spec.level == Level::Off => {
-                    Ok(flood::run(primary, &work, 1, None)?.0)
-                }
-                PointLoad::Closed(clients, _) if experiment.kind == Kind::Mixed => {
-                    let strong = experiment.levels.last().copied().unwrap_or(spec.level);
-                    let parts = mixed::run(primary, &work, clients as usize, strong, experiment.one_in)?;
-                    let [mut weak, strong] = parts;
-                    weak.strong = Some(Box::new(strong));
-                    Ok(weak)
-                }
-                PointLoad::Closed(clients, Generator::OneThread) => {
-                    closed::run(primary, &work, clients as usize)
-                }
-                PointLoad::Closed(clients, Generator::Threads) => {
-                    threads::run(primary, &work, clients as usize)
-                }
-                PointLoad::Open(rate_per_s) => {
-                    open::run(primary, &work, Schedule::new(rate_per_s, experiment.arrivals, arrivals_seed))
-                }
-                PointLoad::Replay => match self.wal {
-                    Some(wal) => replay::run(primary, &work, wal),
-                    None => Err(BenchError::Failed("the replay has no data".into())),
-                },
-                PointLoad::Flood { sample_every, exposure_limit } => {
-                    Ok(flood::run(primary, &work, sample_every, exposure_limit)?.0)
-                }
-            }
-        };
-        measure(&watch, timing, load)
-            .map_err(|error| BenchError::Failed(format!("{}: {error}", describe(spec))))
-    }
-
-    /// The records of a mixed stream that were appended at the strong level.
-    fn strong_part(&self, spec: &PointSpec, repetition: u32, measured: &Measured) -> PointResult {
-        let level = self.experiment.levels.last().copied().unwrap_or(spec.level);
-        let mut strong = measured.clone();
-        if let Some(recorder) = strong.recorder.strong.take() {
-            strong.recorder = *recorder;
-        }
-        self.result(&PointSpec { level, ..spec.clone() }, repetition, &strong)
-    }
-
-    /// The point as the report keeps it.
-    pub(super) fn result(&self, spec: &PointSpec, repetition: u32, measured: &Measured) -> PointResult {
-        let record_bytes = match self.wal {
-            // What one acknowledgement carries: a commit and what rides along with it.
-            Some(wal) => wal.bytes_per_commit(),
-            None => self.experiment.record_bytes as f64,
-        };
-        PointResult::new(
-            self.experiment,
-            self.link_rtt_us,
-            spec,
-            repetition,
-            measured,
-            record_bytes,
-            self.cluster,
-        )
-    }
-}
-
-fn describe(spec: &PointSpec) -> String {
-    let load = match spec.load {
-        PointLoad::Closed(clients, Generator::OneThread) => format!("{clients} clients"),
-        PointLoad::Closed(clients, Generator::Threads) => format!("{clients} threads"),
-        PointLoad::Open(rate) => format!("{rate:.0}/s"),
-        PointLoad::Replay => "replay".into(),
-        PointLoad::Flood { .. } => "as fast as it goes".into(),
-    };
-    match spec.window {
-        Some(Window::Infinite) => format!("{}, {load}, ω = ∞", spec.level),
-        Some(window) => format!("{}, {load}, ω = {window}", spec.level),
-        None => format!("{}, {load}", spec.level),
     }
 }
 
@@ -449,7 +363,9 @@ mod tests {
         specs.push(planned(Level::Local, None, PointLoad::Open(2000.0)));
         let mut first_places = std::collections::HashSet::new();
         for seed in 0..50 {
-            let order = shuffled(&specs, &mut SmallRng::seed_from_u64(seed));
+            let groups = shuffled(&specs, &mut SmallRng::seed_from_u64(seed));
+            assert_eq!(groups.iter().filter(|group| pair::of_group(group).is_some()).count(), 2);
+            let order: Vec<_> = groups.into_iter().flatten().collect();
             assert_eq!(order.len(), specs.len());
             assert!(specs.iter().all(|spec| order.iter().any(|placed| std::ptr::eq(spec, *placed))));
             let place = |at: usize| {

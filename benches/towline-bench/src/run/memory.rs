@@ -1,6 +1,6 @@
 //! A standby that takes nothing for a while: what it costs the primary, and what becomes of it.
 
-use super::cluster_points::PointBench;
+use super::point::PointBench;
 use super::session::{MemoryFact, ResyncFact, Session};
 use crate::cluster::{Cluster, NodeSizes, RunningCluster};
 use crate::count::memory_bytes;
@@ -125,16 +125,9 @@ impl Session {
         stop: &AtomicBool,
     ) -> Result<Measured, BenchError> {
         let primary = cluster.primary()?;
-        let work = Work {
-            level: spec.level,
-            window: None,
-            record_bytes: experiment.record_bytes,
-            sizes: experiment.record_sizes.as_ref(),
-            // Where nothing is trimmed, everything can be compared afterwards.
-            trim,
-            timing,
-            stop,
-        };
+        let bench = PointBench { experiment, link_rtt_us: 0, cluster, wal: None, stop };
+        // Where nothing is trimmed, everything can be compared afterwards.
+        let work = Work { trim, ..bench.work(spec, timing) };
         let schedule = Schedule::new(rate_per_s, Arrivals::Constant, self.seed);
         measure(&Watch { primary, level: spec.level }, timing, || open::run(primary, &work, schedule))
     }

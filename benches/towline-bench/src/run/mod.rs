@@ -3,6 +3,8 @@
 mod cluster_points;
 mod memory;
 mod off;
+pub(crate) mod pair;
+mod point;
 mod session;
 mod stall;
 mod stream;
@@ -57,6 +59,7 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
     let started = Instant::now();
     let cpu_before = CpuTimes::now();
     let mut session = Session::start(options, &workload)?;
+    session.announce(&name, &workload);
     let here = std::env::current_dir().unwrap_or_default();
     let environment = Environment {
         network_path: network_path(&workload).into(),
@@ -72,6 +75,7 @@ pub fn run(options: &BenchOptions) -> Result<Outcome, BenchError> {
         if session.is_stopped() || (session.results.is_empty() && !failures.is_empty()) {
             break;
         }
+        session.announce_next(&experiment.name, started.elapsed());
         let result = match experiment.kind {
             Kind::Ladder
             | Kind::Replay

@@ -1,6 +1,6 @@
 //! Records per second at `off`, with segments prepared before the clock; afterwards every record must be found.
 
-use super::cluster_points::PointBench;
+use super::point::PointBench;
 use super::session::{OffVerified, Session};
 use crate::cluster::{Cluster, NodeSizes, RunningCluster};
 use crate::count::free_bytes;
@@ -38,16 +38,8 @@ impl Session {
             let primary = cluster.primary()?;
             let records_before = records(&cluster)?;
             let timing = Timing::from_now(experiment.warm_up, experiment.duration);
-            let work = Work {
-                level: Level::Off,
-                window: None,
-                record_bytes: experiment.record_bytes,
-                sizes: experiment.record_sizes.as_ref(),
-                // All of it must be found afterwards.
-                trim: false,
-                timing,
-                stop: &stop,
-            };
+            // All of it must be found afterwards.
+            let work = Work { trim: false, ..bench.work(&spec, timing) };
             let appended = AtomicU64::new(0);
             let measured = measure(&Watch { primary, level: Level::Off }, timing, || {
                 let (recorder, count) = flood::run(primary, &work, flood::SAMPLE_EVERY, None)?;

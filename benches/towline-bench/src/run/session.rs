@@ -15,6 +15,7 @@ use signal_hook::iterator::{Handle, Signals};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use towline_report::schema::{Floors, InstrumentCost, PrimitiveRace, Timeline};
 use towline_uring::primitive::Primitive;
 
@@ -47,6 +48,21 @@ pub(crate) struct Facts {
     pub(crate) resync: Option<ResyncFact>,
     /// What timing every record cost, one for each load (outstanding appends) and repetition.
     pub(crate) instrument: Vec<(u32, InstrumentCost)>,
+    /// Windows beside the plain levels that they must equal, one for each load, link and repetition.
+    pub(crate) equal_pairs: Vec<EqualPair>,
+}
+
+/// A window and the plain level that it must equal, measured in turn.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EqualPair {
+    /// ω = ∞ beside `local`; else ω = 0 beside the level itself.
+    pub(crate) infinite: bool,
+    pub(crate) link_rtt_us: u64,
+    /// p50 windowed over plain, the median of its pairs of slices.
+    pub(crate) ratio: f64,
+    pub(crate) plain_p50_ns: f64,
+    /// Pairs of slices.
+    pub(crate) slices: usize,
 }
 
 impl Facts {
@@ -174,6 +190,24 @@ impl Session {
         }
         if let Some(shard) = primary.status().ok().and_then(|status| status.shards.into_iter().next()) {
             self.durability = Some((shard.driver.primitive, shard.driver.flush_depth as u32));
+        }
+    }
+
+    /// What is coming and how long it will take, before it starts.
+    pub(super) fn announce(&self, name: &str, workload: &Workload) {
+        let (points, estimated_s) = (self.progress.length().unwrap_or(0), workload.estimated_s());
+        let time = match estimated_s {
+            ..90.0 => format!("{estimated_s:.0} seconds"),
+            _ => format!("{:.0} minutes", estimated_s / 60.0),
+        };
+        eprintln!("{name}: {points} points, about {time}");
+    }
+
+    /// Where it stands, for those who see no bar: a file, a CI log.
+    pub(super) fn announce_next(&self, experiment: &str, elapsed: Duration) {
+        if self.progress.is_hidden() {
+            let (done, all) = (self.progress.position(), self.progress.length().unwrap_or(0));
+            eprintln!("{:>4.0} s  {done} of {all} points  {experiment}", elapsed.as_secs_f64());
         }
     }
 

@@ -1,10 +1,10 @@
 //! A standby that takes nothing for a moment in the middle of an open load: what the sync rule makes of it.
 
-use super::cluster_points::PointBench;
+use super::point::PointBench;
 use crate::error::BenchError;
 use crate::load::record::new_histogram;
 use crate::load::schedule::Schedule;
-use crate::load::{Recorder, Timing, Work, open};
+use crate::load::{Recorder, Timing, open};
 use crate::measure::{Measured, measure};
 use crate::process::Process;
 use crate::publish::{PointLoad, PointSpec};
@@ -28,15 +28,7 @@ impl PointBench<'_> {
         };
         let primary = self.cluster.primary()?;
         let timing = Timing::from_now(experiment.warm_up, experiment.duration);
-        let work = Work {
-            level: spec.level,
-            window: spec.window,
-            record_bytes: experiment.record_bytes,
-            sizes: experiment.record_sizes.as_ref(),
-            trim: true,
-            timing,
-            stop: self.stop,
-        };
+        let work = self.work(spec, timing);
         let schedule = Schedule::new(rate_per_s, experiment.arrivals, arrivals_seed);
         let (measured, stopped) = std::thread::scope(|scope| {
             let stopping = scope.spawn(|| {
@@ -44,8 +36,10 @@ impl PointBench<'_> {
                 victim.stop()?;
                 let from = Instant::now();
                 self.sleep_until(from + experiment.stopped);
+                // Before it goes on, or what comes after would count as during.
+                let until = Instant::now();
                 victim.resume()?;
-                Ok::<_, BenchError>((from, Instant::now()))
+                Ok::<_, BenchError>((from, until))
             });
             let watch = Watch { primary, level: spec.level };
             let measured = measure(&watch, timing, || {

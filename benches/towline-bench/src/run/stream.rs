@@ -1,6 +1,6 @@
 //! Bytes per second to one standby: `off` as fast as it goes, trimming, counted where they arrive.
 
-use super::cluster_points::PointBench;
+use super::point::PointBench;
 use super::session::Session;
 use crate::cluster::{Cluster, NodeSizes};
 use crate::error::BenchError;

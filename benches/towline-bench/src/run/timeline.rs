@@ -1,10 +1,11 @@
 //! The stage timeline: slices of one closed load with every record timed at every watermark, in alternation with
 //! slices of the same load without, so that the price of the instrument is known from the same minute.
 
-use super::cluster_points::PointBench;
+use super::pair;
+use super::point::PointBench;
 use crate::error::BenchError;
 use crate::load::timeline::{OWN_MARKS, STANDBY_MARKS, Stages, Tracker};
-use crate::load::{Recorder, Target, Timing, Work, closed};
+use crate::load::{Recorder, Target, Timing, closed};
 use crate::measure::{Measured, measure};
 use crate::publish::{self, PointLoad, PointSpec};
 use crate::rule;
@@ -42,19 +43,10 @@ impl PointBench<'_> {
             if self.stop.load(Relaxed) {
                 break;
             }
-            // Each way goes first in every second pair: a drift falls on both.
-            let with = (number / 2 + number) % 2 == 0;
+            let with = pair::side(number) == 0;
             let warm_up = if number == 0 { experiment.warm_up } else { SLICE_WARM_UP };
             let timing = Timing::from_now(warm_up, slice);
-            let work = Work {
-                level: spec.level,
-                window: spec.window,
-                record_bytes: experiment.record_bytes,
-                sizes: experiment.record_sizes.as_ref(),
-                trim: true,
-                timing,
-                stop: self.stop,
-            };
+            let work = self.work(spec, timing);
             let watch = Watch { primary, level: spec.level };
             let measured = measure(&watch, timing, || {
                 if !with {
