@@ -26,7 +26,9 @@ impl Experiment {
         };
         match self.kind {
             Kind::Window => of_rates + if matches!(self.windows, Windows::Sweep { .. }) { 2.0 } else { 0.0 },
-            _ => of_rates,
+            Kind::Rates | Kind::Knee | Kind::Stall => of_rates,
+            // A closed loop has no rate to look for.
+            _ => 0.0,
         }
     }
 
