@@ -4,8 +4,8 @@ use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogE
 use towline_core::log::Recovered;
 use towline_core::node::{Event, Input, Node, NodeConfig, Output, RoleStatus, StartRole};
 use towline_core::types::{
-    Geometry, LogId, Lsn, Meta, NodeId, PeerIndex, Position, RegisteredStandby, SessionId, Span,
-    StandbyWatermarks, Term, TermHistory, TermStart,
+    Geometry, Level, LogId, Lsn, Meta, NodeId, PeerIndex, Position, RegisteredStandby, SessionId, Span,
+    StandbyWatermarks, Term, TermHistory, TermStart, TicketId,
 };
 
 const GEOMETRY: Geometry = Geometry { segment_bytes: 8 << 20, in_flight_bytes: 16 << 20 };
@@ -477,6 +477,23 @@ fn a_report_counts_only_from_the_start_of_the_leaders_term() {
     primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });
     report(&mut primary, 0, START.0 + 4096);
     assert_eq!(primary.node.status().gate.safe[1].map(|safe| safe.lsn.0), Some(START.0 + 4096));
+}
+
+#[test]
+fn a_standby_without_an_application_hears_at_once_what_is_flushed_while_somebody_waits_at_remote_apply() {
+    for level in [Level::On, Level::RemoteApply] {
+        let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0);
+        let (seal, epoch) = written(&primary.out);
+        primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+        primary.adopted(0, term(1, 100));
+        primary.frame(0, Frame::Ready { from: START, previous_hash: 0 });
+        report(&mut primary, 0, START.0);
+        primary.feed(Input::Sent { session: SessionId(0), span: seal });
+        primary.feed(Input::Wait { ticket: TicketId(1), lsn: seal.end, level });
+        let outputs = primary.feed(Input::Flushed { span: seal, epoch });
+        let told = |output: &Output| matches!(output, Output::Frame { frame: Frame::Progress { flushed, .. }, .. } if *flushed == seal.end);
+        assert_eq!(has(&outputs, told), level == Level::RemoteApply, "{level}: {outputs:?}");
+    }
 }
 
 #[test]

@@ -73,9 +73,11 @@ impl Node {
         }
     }
 
-    /// A standby that applies hears at once how far it may while somebody waits for that: what the leader has flushed,
-    /// or what is safe where it applies no more. Else within a millisecond, because the next batch carries the flushed
-    /// watermark anyway and a frame for every flush would cost as much as the batch. Others hear with the heartbeat.
+    /// Every standby hears at once how far it may apply while somebody waits for that: what the leader has flushed, or
+    /// what is safe where it applies no more. That one has no application, and counts as applied what another might
+    /// apply, makes no difference to who waits. Else those that apply hear within a millisecond, because the next batch
+    /// carries the flushed watermark anyway and a frame for every flush would cost as much as the batch; others with
+    /// the heartbeat.
     fn maybe_tell_progress(&mut self, index: usize, session: SessionId) {
         let (flushed, safe) = match self.role {
             Role::Leading(_) => (self.tail.flushed().lsn, self.safe_flushed()),
@@ -94,7 +96,7 @@ impl Node {
         } else {
             flushed > peer.told.0
         };
-        let wanted = waits && peer.applies && may_apply_more;
+        let wanted = waits && may_apply_more;
         let since_ns = *peer.news_ns.get_or_insert(self.now_ns);
         let waited = peer.applies && self.now_ns.saturating_sub(since_ns) >= PROGRESS_DELAY_NS;
         if wanted || waited || peer.progress_due || peer.told.2 != log_start {
