@@ -14,7 +14,7 @@ pub(crate) fn compute(results: &[PointResult], facts: &Facts) -> Vec<Check> {
     let mut rows = latency_rows(results);
     rows.extend(throughput_rows(results, facts));
     rows.extend(window_rows(facts));
-    rows.extend(steady_rows(results));
+    rows.extend(steady_rows(results, facts));
     rows.extend(memory_rows(facts));
     rows.push(instrument_row(facts));
     rows
@@ -177,7 +177,7 @@ fn window_rows(facts: &Facts) -> Vec<Check> {
     ]
 }
 
-fn steady_rows(results: &[PointResult]) -> Vec<Check> {
+fn steady_rows(results: &[PointResult], facts: &Facts) -> Vec<Check> {
     // `off` never waits for a flush: its shard has nothing to be steady about.
     let waiting = || {
         results.iter().filter(|result| {
@@ -199,14 +199,22 @@ fn steady_rows(results: &[PointResult]) -> Vec<Check> {
             note: None,
         }
     };
+    let mut workers = worst(
+        "kernel worker threads of the primary, all points",
+        "none",
+        "threads",
+        results.iter().map(|result| result.ring_workers as f64).collect(),
+        0.0,
+    );
+    // Said with the figure: a sync of its own is what the kernel gives to a worker.
+    workers.note = facts.primitive.filter(|primitive| primitive.name() != "dsync").map(|primitive| {
+        format!(
+            "{} won the race of primitives on this disk: each of its syncs takes a worker",
+            primitive.name()
+        )
+    });
     vec![
-        worst(
-            "kernel worker threads of the primary, all points",
-            "none",
-            "threads",
-            results.iter().map(|result| result.ring_workers as f64).collect(),
-            0.0,
-        ),
+        workers,
         worst(
             "heap allocations per commit, closed loops, worst point",
             "none",

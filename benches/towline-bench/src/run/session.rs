@@ -50,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) instrument: Vec<(u32, InstrumentCost)>,
     /// Windows beside the plain levels that they must equal, one for each load, link and repetition.
     pub(crate) equal_pairs: Vec<EqualPair>,
+    /// What makes a write durable in this run.
+    pub(crate) primitive: Option<Primitive>,
 }
 
 /// A window and the plain level that it must equal, measured in turn.
@@ -157,6 +159,7 @@ impl Session {
         let (flushing, primitives) = race_primitives(&self.data.path, self.buffered)?;
         self.primitives = primitives;
         self.flushing = Some(flushing);
+        self.facts.primitive = Some(flushing.0);
         self.floors.measure(None, true)?;
         Ok(())
     }
