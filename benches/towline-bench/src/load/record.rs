@@ -37,7 +37,7 @@ pub struct Recorder {
     /// A mixed stream: what the records at the strong level saw; the rest is here.
     pub strong: Option<Box<Recorder>>,
     /// The latencies by the part of the measured time in which their appends were due.
-    pub parts: Option<Parts>,
+    pub(crate) parts: Option<Parts>,
 }
 
 impl Default for Recorder {
