@@ -330,7 +330,8 @@ fn read_result(path: &Path) -> Result<Recorder> {
     let (acked, mut histogram) = bytes.split_first_chunk().context("its result is cut short")?;
     let read: Histogram<u64> =
         Deserializer::new().deserialize(&mut histogram).context("its result is no histogram")?;
-    let mut recorder = Recorder { acked: u64::from_le_bytes(*acked), ..Recorder::new() };
+    let mut recorder = Recorder::new();
+    recorder.acked = u64::from_le_bytes(*acked);
     recorder.latency_ns.add(&read).context("its histogram has other bounds")?;
     Ok(recorder)
 }
