@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 
 /// Looks at `run`'s page with a Chromium and writes `results/compare.png`.
-pub fn run(root: &Path, run: &Path) -> Result<()> {
+pub(crate) fn run(root: &Path, run: &Path) -> Result<()> {
     let page = run.join("report.html");
     let text = fs::read_to_string(&page).with_context(|| format!("reading {}", page.display()))?;
     let cut = cut(&text).with_context(|| format!("{} compares nothing", page.display()))?;
