@@ -95,6 +95,8 @@ bugs! {
         AdoptionNotDurable = "adoption-not-durable",
         /// A restarted primary leads on k adoptions, whomever those standbys followed last.
         LeadsOnK = "leads-on-k",
+        /// A restarted primary counts an empty node: what its lost disk acknowledged is cut from the others.
+        EmptyCounts = "empty-counts",
         /// A term's start is fixed while a standby's longer log is still being fetched.
         StartBeforeCompare = "start-before-compare",
         /// A history entry beyond the end of the log is taken for its last term.

@@ -152,6 +152,18 @@ impl Probe {
     }
 
     fn welcome(&mut self, peer: u16, adopted: Term, end: LogEnd, leader_flushed: u64) -> Vec<Output> {
+        self.welcome_of(peer, adopted, end, leader_flushed, 2)
+    }
+
+    /// `set_size` 0: one that has never followed.
+    fn welcome_of(
+        &mut self,
+        peer: u16,
+        adopted: Term,
+        end: LogEnd,
+        leader_flushed: u64,
+        set_size: u16,
+    ) -> Vec<Output> {
         let session = SessionId(u64::from(peer));
         self.feed(Input::Connected { peer: PeerIndex(peer), session, nonce: 0 });
         let welcome = Welcome {
@@ -167,7 +179,7 @@ impl Probe {
             leader_flushed: Lsn(leader_flushed),
             applies: false,
             applies_safe: false,
-            set_size: 2,
+            set_size,
         };
         self.frame(u64::from(peer), Frame::Welcome(welcome))
     }
@@ -393,6 +405,26 @@ fn a_restart_needs_a_quorum_or_k_that_followed_its_last_term() {
     primary.welcome(0, term(1, 100), end, 0);
     primary.adopted(0, term(1, 100));
     assert!(primary.leads(), "k standbys last followed this very term");
+}
+
+#[test]
+fn an_empty_node_counts_in_a_restart_only_with_all_the_others() {
+    let (rule, end) = (Some("ANY 1 (s1, s2)"), end_of(term(1, 100), START.0 + 4096));
+    let with_one_empty = || {
+        let mut primary = Probe::primary(2, rule, START.0 + 4096);
+        primary.welcome_of(0, Term::default(), LogEnd::default(), 0, 0);
+        primary.adopted(0, Term::default());
+        assert!(!primary.leads(), "its lost disk may have acknowledged what only the other one still has");
+        primary
+    };
+    let mut primary = with_one_empty();
+    primary.welcome(1, term(1, 100), end, 0);
+    primary.adopted(1, term(0, 5));
+    assert!(primary.leads(), "one that has its log is enough");
+    let mut primary = with_one_empty();
+    primary.welcome_of(1, Term::default(), LogEnd::default(), 0, 0);
+    primary.adopted(1, Term::default());
+    assert!(primary.leads(), "nobody is left who could hold more");
 }
 
 #[test]

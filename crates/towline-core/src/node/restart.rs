@@ -157,6 +157,14 @@ impl Node {
         }
     }
 
+    pub(super) fn adopted_by_empty_while_restarting(&mut self, node: NodeId, term: Term) {
+        let Role::Restarting(restart) = &mut self.role else { return };
+        if restart.candidacy.term() == term {
+            restart.candidacy.adopted_by_empty(node);
+            self.maybe_start_term();
+        }
+    }
+
     /// A standby is ahead, or has seen a higher term.
     pub(super) fn not_adopted_while_restarting(
         &mut self,

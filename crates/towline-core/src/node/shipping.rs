@@ -7,6 +7,7 @@
 //! files when they are not; the cursor passes from one to the other without a gap or a duplicate.
 
 use super::{Event, Node, Output, PeerStatus, Role, note};
+use crate::bugs::{Bug, bug};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use crate::replication::progress::{Report, ShipMode};
 use crate::replication::{Progress, ReportError};
@@ -381,9 +382,11 @@ impl Node {
         if term != self.meta.get().adopted {
             return;
         }
-        let counts = self.promotion.is_none() || self.peers[index].set_size > 0;
-        if counts {
+        let has_followed = self.peers[index].set_size > 0;
+        if has_followed || (self.promotion.is_none() && bug(Bug::EmptyCounts)) {
             self.adopted_while_restarting(standby, term, previous);
+        } else {
+            self.adopted_by_empty_while_restarting(standby, term);
         }
         if !matches!(self.role, Role::Restarting(_)) {
             self.offer(index, session);

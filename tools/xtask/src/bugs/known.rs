@@ -70,6 +70,7 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::AdoptsUnflushed => claim("an_adoption_waits_for_the_flush_of_what_was_received"),
         Bug::AdoptionNotDurable => claim("an_adoption_is_said_only_when_it_is_durable_to_whomever_asks"),
         Bug::LeadsOnK => claim("a_restart_needs_a_quorum_or_k_that_followed_its_last_term"),
+        Bug::EmptyCounts => claim("an_empty_node_counts_in_a_restart_only_with_all_the_others"),
         Bug::StartBeforeCompare => {
             claim("a_tail_that_a_standby_holds_is_fetched_and_flushed_before_the_term_starts")
         }

@@ -64,14 +64,16 @@ pub struct Candidacy {
     synchronous: (usize, usize),
     adopters: BTreeSet<NodeId>,
     same: BTreeSet<NodeId>,
+    /// Those that adopted and have never followed: what an earlier life of theirs acknowledged is not with them.
+    empty: BTreeSet<NodeId>,
 }
 
 impl Candidacy {
     /// A candidacy for `term` among `standbys` other nodes. `synchronous` holds the smallest and the largest k of the
     /// rules that may be in force (two while a change is pending): the smaller asks for the larger quorum.
     pub fn new(term: Term, led: Option<Term>, standbys: usize, synchronous: (usize, usize)) -> Candidacy {
-        let (adopters, same) = (BTreeSet::new(), BTreeSet::new());
-        Candidacy { term, led, superseded: None, standbys, synchronous, adopters, same }
+        let (adopters, same, empty) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Candidacy { term, led, superseded: None, standbys, synchronous, adopters, same, empty }
     }
 
     /// A standby's candidacy: `superseded` led the last term of its log, to `standbys` standbys, this one included.
@@ -95,16 +97,33 @@ impl Candidacy {
             return;
         }
         self.adopters.insert(standby);
+        self.empty.remove(&standby);
         if Some(previous) == self.led || bug(Bug::LeadsOnK) {
             self.same.insert(standby);
         }
     }
 
+    /// An empty node has adopted the term. It may stand where a disk was lost, and then a set of k that it belonged
+    /// to is met in it and not found.
+    pub fn adopted_by_empty(&mut self, node: NodeId) {
+        if !self.adopters.contains(&node) {
+            self.empty.insert(node);
+        }
+    }
+
     /// Whether the term's start may be fixed: (a) n − k + 1 nodes, itself included, have adopted it, or (b) k standbys
-    /// have, whose adopted term until then was exactly the last that this node led. With no rule nobody is needed.
+    /// have, whose adopted term until then was exactly the last that this node led. With no rule nobody is needed. Empty
+    /// nodes count when all the others have adopted: then nobody is left who could hold more.
     pub fn may_lead(&self) -> bool {
         let (fewest, most) = self.synchronous;
-        most == 0 || self.adopters.len() + 1 >= quorum(self.standbys, fewest) || self.may_lead_by_proof(most)
+        most == 0
+            || self.adopters.len() + 1 >= quorum(self.standbys, fewest)
+            || self.may_lead_by_proof(most)
+            || self.is_everybody()
+    }
+
+    fn is_everybody(&self) -> bool {
+        self.superseded.is_none() && self.adopters.len() + self.empty.len() >= self.standbys
     }
 
     /// Case (b) is a restarted primary's.
@@ -124,8 +143,12 @@ impl Candidacy {
         if self.superseded.is_some() {
             return format!("{have} of {needed} standbys have adopted term {} (itself included)", self.term);
         }
+        let empty = match self.empty.len() {
+            0 => String::new(),
+            empty => format!("; {empty} empty nodes do not count before all {} have adopted", self.standbys),
+        };
         format!(
-            "{have} of {needed} nodes have adopted term {} (itself included), and {} of {most} standbys last followed this node",
+            "{have} of {needed} nodes have adopted term {} (itself included), and {} of {most} standbys last followed this node{empty}",
             self.term,
             self.same.len(),
         )
@@ -210,6 +233,24 @@ mod tests {
         assert!(!candidacy.may_lead(), "k = 1 asks for two nodes");
         candidacy.adopted_by(NodeId(1), term(1, 9));
         assert!(candidacy.may_lead());
+    }
+
+    #[test]
+    fn an_empty_node_counts_only_when_nobody_else_is_left() {
+        let mut candidacy = Candidacy::new(term(2, 9), None, 2, (1, 1));
+        candidacy.adopted_by_empty(NodeId(1));
+        assert!(!candidacy.may_lead(), "the other one may hold what the lost disk had acknowledged");
+        let mut all_empty = candidacy.clone();
+        all_empty.adopted_by_empty(NodeId(2));
+        assert!(all_empty.may_lead(), "nobody is left who could hold more");
+        candidacy.adopted_by(NodeId(1), term(1, 8));
+        assert!(candidacy.may_lead(), "it has followed since");
+        candidacy.adopted_by_empty(NodeId(1));
+        assert_eq!(candidacy.empty.len(), 0, "one node counts once");
+        let mut promoted = Candidacy::promotion(term(2, 1), NodeId(100), 2, (1, 1));
+        promoted.adopted_by_empty(NodeId(2));
+        promoted.adopted_by_empty(NodeId(3));
+        assert!(!promoted.may_lead(), "a promotion counts standbys only");
     }
 
     fn history(entries: &[(u64, u64)]) -> TermHistory {
