@@ -1,12 +1,17 @@
 //! `towline survive`: what each commit level survives, shown on real processes.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
+use towline_report::advise::{ALIASES, failure_name};
+use towline_report::environment::Environment;
+use towline_report::{Report, survive_run, write_index};
 use towline_survive::{
-    Failure as Trouble, Mode, Row, SurviveError, SurviveOptions, cells, predict, render, run,
+    Failure as Trouble, Mode, Origin, Row, SurviveError, SurviveOptions, cells, predict, render, run,
 };
 
 use crate::exit::{Code, Failure, Outcome};
@@ -19,12 +24,13 @@ Examples:
   towline survive                                       every level × every failure: minutes
   towline survive --list                                the cells, and what is promised for each
   towline survive --level on --failure primary-disk --times 20
-  towline survive --windows --times 10                  window against loss
+  towline survive --windows                             window against loss: four minutes
   towline survive --soak 60m                            random failures, one after the other
 
 Each cell is a real primary and two standbys, processes of this program, each on a file system that forgets what was \
 not flushed; it needs /dev/fuse, and root or fusermount3. Acknowledged records are looked for where the log survives. \
-The run folder with survive.json and survive.html is printed at the end.
+The run folder with survive.json and survive.html is printed at the end. Failures have longer names, too: `advise` and \
+this command take the same ones, and --list shows them.
 
 Exit codes: 0 all as predicted, 1 a promise was broken or a cluster did not come back, 2 wrong usage, 3 a loss that is \
 due was not seen (nothing was shown there), 130 interrupted; nothing is left mounted or running.")]
@@ -35,12 +41,16 @@ pub(crate) struct SurviveArgs {
     /// Only these failures
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     failure: Vec<String>,
-    /// How often each cell is played
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    times: u64,
-    /// Windows of many sizes, each under losses of the primary with its disk: bound and largest loss
+    /// How often each cell is played [default: 1; with --windows 10, or as often as fits into four minutes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    times: Option<u64>,
+    /// Windows of many sizes, each under losses of the primary with its disk: bound, median and largest loss
     #[arg(long, conflicts_with_all = ["level", "failure", "soak", "list"])]
     windows: bool,
+    /// Whose windows: a measured run with a window sweep, under whose curves `towline report` then shows what was lost
+    /// [default: the newest one of this machine in --results]
+    #[arg(long, value_name = "RUN", requires = "windows")]
+    sweep: Option<PathBuf>,
     /// Random failures of all kinds for so long; every acknowledged record is looked for
     #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["level", "failure", "list", "times"])]
     soak: Option<Duration>,
@@ -69,33 +79,79 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
     if args.soak.is_some_and(|time| time.is_zero()) {
         return Err(Failure::usage("--soak 0s tests nothing: give it a minute or more"));
     }
+    give_large_blocks_back();
     let program = std::env::current_exe()?;
+    let here = Environment::collect(Path::new("."), Path::new("."));
+    let window_bytes = if args.windows { window_bytes(&args, &here)? } else { Vec::new() };
     let outcome = run(&SurviveOptions {
         program,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        origin: Origin {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: here.commit + if here.dirty == Some(true) { " + changes" } else { "" },
+            cpu: here.cpu,
+            cores: here.cores,
+        },
         mode: match (args.windows, args.soak) {
             (true, _) => Mode::Windows,
             (false, Some(time)) => Mode::Soak(time),
             (false, None) => Mode::Cells,
         },
+        window_bytes,
         levels: args.level,
-        failures: args.failure,
+        failures: args.failure.iter().map(|name| failure_name(name).to_owned()).collect(),
         times: args.times,
         lanes: args.lanes,
         seed: args.seed,
         dir: args.dir,
-        results: args.results,
+        results: args.results.clone(),
     })
     .map_err(failure)?;
     let mut to = out::stdout();
     write!(to, "{}", render(&outcome.report))?;
     writeln!(to, "{}", outcome.folder.display())?;
+    // Beside measured runs it is one of a collection, which has a page of its own.
+    if args.results.join("runs").is_dir() {
+        write_index(&args.results).map_err(|error| Failure::new(Code::Failed, error))?;
+        writeln!(to, "all runs: {}", args.results.join("index.html").display())?;
+    }
+    if args.windows {
+        writeln!(to, "`towline report RUN` shows it under the window curves of a measured run")?;
+    }
     to.flush()?;
     Ok(outcome.exit_code())
 }
 
+/// Each thread of a mount has a buffer of 16 MiB of which it uses little. The C library learns from the first one it
+/// frees to keep such blocks, touched to their end: a gigabyte after a minute. Told not to, it takes them from the
+/// kernel and gives them back; it reads that only when a program starts.
+fn give_large_blocks_back() {
+    if std::env::var_os(MMAP_THRESHOLD).is_none()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let mut again = Command::new(program);
+        again.args(std::env::args_os().skip(1)).env(MMAP_THRESHOLD, (1 << 20).to_string());
+        // It comes back only where it failed: then this process goes on, and is larger.
+        let _ = again.exec();
+    }
+}
+
+/// The windows of the sweep that is asked for, or of the newest of this machine.
+fn window_bytes(args: &SurviveArgs, here: &Environment) -> Result<Vec<u64>, Failure> {
+    let Some(run) = &args.sweep else { return Ok(survive_run::newest_sweep(&args.results, here)) };
+    let report = Report::load(run).map_err(|error| Failure::new(Code::Failed, error))?;
+    match survive_run::sweep_bytes(&report) {
+        sizes if sizes.is_empty() => {
+            Err(Failure::new(Code::Failed, anyhow::anyhow!("{} has no window sweep in bytes", run.display())))
+        }
+        sizes => Ok(sizes),
+    }
+}
+
+const MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
+
 fn list(args: &SurviveArgs) -> Outcome {
-    let cells = cells(&args.level, &args.failure).map_err(failure)?;
+    let asked: Vec<String> = args.failure.iter().map(|name| failure_name(name).to_owned()).collect();
+    let cells = cells(&args.level, &asked).map_err(failure)?;
     let mut to = out::stdout();
     writeln!(to, "levels:")?;
     for row in Row::all() {
@@ -105,6 +161,10 @@ fn list(args: &SurviveArgs) -> Outcome {
     writeln!(to, "failures:")?;
     for trouble in Trouble::ALL {
         writeln!(to, "  {:<28} {}", trouble.name(), trouble.what())?;
+    }
+    writeln!(to, "longer names of failures:")?;
+    for (alias, name) in ALIASES {
+        writeln!(to, "  {alias:<38} {name}")?;
     }
     writeln!(to, "cells: level, failure, acknowledged records lost")?;
     for (row, trouble) in cells {

@@ -14,7 +14,7 @@ use serde_json::Value;
 fn a_cell_passes_in_both_directions_and_leaves_a_page() {
     let folder = folder();
     let output =
-        survive(folder.path(), &["--level=off,on", "--failure=primary-disk", "--seed=1", "--lanes=1"]);
+        survive(folder.path(), &["--level=off,on", "--failure=primary-disk-loss", "--seed=1", "--lanes=1"]);
     // Where it is not root a helper may mount for it, or may not.
     if !can_mount() && text(&output.stderr).contains("cannot mount here") {
         assert_eq!(output.status.code(), Some(1));
@@ -32,6 +32,11 @@ fn a_cell_passes_in_both_directions_and_leaves_a_page() {
     assert!(on["acked"].as_u64().unwrap() >= 300, "{on}");
     let page = std::fs::read_to_string(run.join("survive.html")).unwrap();
     assert!(page.contains("primary-disk") && !page.contains("http"), "one page that needs no network");
+    std::fs::remove_file(run.join("survive.html")).unwrap();
+    let again = Command::new(env!("CARGO_BIN_EXE_towline")).arg("report").arg(&run).output().unwrap();
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert!(text(&again.stdout).contains("2 passed, 0 failed"), "{}", text(&again.stdout));
+    assert_eq!(std::fs::read_to_string(run.join("survive.html")).unwrap(), page, "the page as it was");
     assert_nothing_left(folder.path());
 }
 

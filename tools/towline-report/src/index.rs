@@ -69,6 +69,7 @@ pub fn index_page(results_dir: &Path) -> Result<String, FolderError> {
     }
     body.push_str("</tbody></table></div></section>");
     body.push_str(&survival_section(&SurviveRun::all(results_dir)));
+    body.push_str(&other_evidence(results_dir));
     good.reverse();
     body.push_str(&crate::html::trend::sections(&good));
     Ok(page("Towline · runs", &body))
@@ -150,6 +151,25 @@ fn survival_section(runs: &[SurviveRun]) -> String {
          <th class=\"n\">failed</th><th class=\"n\">not shown</th></tr></thead><tbody>{body}</tbody></table></div></section>"
     )
 }
+
+/// Tables that other programs leave beside the runs; nothing where there are none.
+fn other_evidence(results_dir: &Path) -> String {
+    let is_there = |(name, _): &&(&str, &str)| results_dir.join(name).is_file();
+    let items = EVIDENCE.iter().filter(is_there);
+    let items: String =
+        items.map(|(name, words)| format!("<li><a href=\"{name}\">{name}</a>: {words}</li>")).collect();
+    if items.is_empty() {
+        return String::new();
+    }
+    format!(
+        "<section id=\"evidence\"><h2>Simulated worlds and bugs on purpose</h2><ul>{items}</ul></section>"
+    )
+}
+
+const EVIDENCE: [(&str, &str); 2] = [
+    ("worlds.md", "seeds played in the simulator, and what broke a promise there"),
+    ("bugs.md", "bugs put in on purpose, and what caught each"),
+];
 
 /// One client of the library, over loopback; runs of any name measure it.
 fn is_headline(point: &crate::schema::Point) -> bool {
@@ -235,7 +255,9 @@ mod tests {
             std::fs::create_dir(dir.path().join(name)).unwrap();
             std::fs::write(dir.path().join(name).join("survive.json"), text).unwrap();
         }
+        std::fs::write(dir.path().join("bugs.md"), "| bug |").unwrap();
         let text = index_page(dir.path()).unwrap();
+        assert!(text.contains("<a href=\"bugs.md\">") && !text.contains("worlds.md"));
         let rows: Vec<&str> = text[text.find("id=\"survival\"").unwrap()..].split("<tr>").skip(2).collect();
         assert!(
             rows[0].contains("survive-3/survive.html")

@@ -55,7 +55,7 @@ impl RunFolder {
         write_json(&self.path.join("environment.json"), &report.environment)?;
         let command = report.command.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
         write_atomically(&self.path.join("command.txt"), format!("{command}\n").as_bytes())?;
-        self.write_page(report)?;
+        self.write_page(report, self.newest_loss(report).as_ref())?;
         // Last: a folder with a report is a whole one.
         report.save(&self.path)
     }
@@ -67,16 +67,15 @@ impl RunFolder {
         SurviveRun::newest_with_windows(runs.parent()?, &report.environment)
     }
 
-    /// Writes `report.html` alone, with [`Self::newest_loss`] under its window curves: what was measured stays byte for
+    /// Writes `report.html` alone, with what `loss` found under its window curves: what was measured stays byte for
     /// byte as it was written.
     ///
     /// # Errors
     /// [`FolderError`] when it could not be written.
-    pub fn write_page(&self, report: &Report) -> Result<(), FolderError> {
-        let loss = self.newest_loss(report);
+    pub fn write_page(&self, report: &Report, loss: Option<&SurviveRun>) -> Result<(), FolderError> {
         write_atomically(
             &self.path.join("report.html"),
-            crate::html::render_html_with_loss(report, loss.as_ref()).as_bytes(),
+            crate::html::render_html_with_loss(report, loss).as_bytes(),
         )
     }
 

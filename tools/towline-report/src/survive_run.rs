@@ -5,7 +5,8 @@
 
 use crate::against::hardware_differences;
 use crate::environment::Environment;
-use crate::schema::Window;
+use crate::knee;
+use crate::schema::{Report, Window};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -242,9 +243,49 @@ impl Cell {
     }
 }
 
+/// The finite windows of a report's sweeps in bytes, 0 left out, the smallest first.
+pub fn sweep_bytes(report: &Report) -> Vec<u64> {
+    let curves = knee::curves(report);
+    let windows = curves.iter().flat_map(|curve| curve.windows()).filter_map(|window| match window {
+        Window::Bytes(bytes) if bytes > 0 => Some(bytes),
+        _ => None,
+    });
+    let mut sizes: Vec<u64> = windows.collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// [`sweep_bytes`] of the newest run of a results folder on this machine that has any; nothing where none has.
+pub fn newest_sweep(results_dir: &Path, machine: &Environment) -> Vec<u64> {
+    let entries = std::fs::read_dir(results_dir.join("runs")).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    // Their names begin with the time.
+    folders.sort();
+    let reports = folders.iter().rev().filter_map(|folder| Report::load(folder).ok());
+    let of_machine = |report: &Report| hardware_differences(&report.environment, machine).is_empty();
+    let mut sweeps = reports.filter(of_machine).map(|report| sweep_bytes(&report));
+    sweeps.find(|sizes| !sizes.is_empty()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::synthetic;
+
+    #[test]
+    fn the_windows_of_a_sweep_are_those_of_all_its_links() {
+        let report = synthetic::canonical_report(2);
+        let sizes = sweep_bytes(&report);
+        assert!(sizes.len() >= 8 && sizes.is_sorted() && sizes[0] > 0, "{sizes:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("runs/20260101T000000Z-a-b");
+        std::fs::create_dir_all(&folder).unwrap();
+        report.save(&folder).unwrap();
+        assert_eq!(newest_sweep(dir.path(), &report.environment), sizes);
+        let other = Environment { cores: 64, ..report.environment };
+        assert!(newest_sweep(dir.path(), &other).is_empty());
+    }
 
     #[test]
     fn the_newest_run_with_windows_of_this_machine_is_found() {

@@ -77,13 +77,18 @@ impl Scene<'_> {
             }
             Failure::PartitionOneWay => {
                 self.cluster.silence_primary();
-                self.load.wait_quiet(self.context, OUTAGE / 2, OUTAGE)
+                self.load.wait_quiet(self.context, OUTAGE / 2, self.used_up())
             }
             _ => {
                 self.cluster.each_link(|link| link.cut(Direction::Both));
-                self.load.wait_quiet(self.context, OUTAGE / 2, OUTAGE)
+                self.load.wait_quiet(self.context, OUTAGE / 2, self.used_up())
             }
         }
+    }
+
+    /// How long its standbys are late at most: until the window is used up, where there is one.
+    fn used_up(&self) -> Duration {
+        if self.row.bound().is_some() { USED_UP } else { OUTAGE }
     }
 
     /// Promotes the standby whose log reaches farther; both are there.
@@ -148,4 +153,6 @@ fn promote(cluster: &Cluster<'_>, at: usize, others: &[usize], rule: &str, force
     Err(SurviveError::Late(format!("'{}' could not be promoted: {said}", NAMES[at])))
 }
 
+/// A load that needs longer to use up its window leaves a part of it.
+const USED_UP: Duration = Duration::from_secs(3);
 const SLOW_STANDBY: Duration = Duration::from_millis(150);

@@ -33,10 +33,11 @@ mod table;
 
 pub use error::SurviveError;
 pub use failure::Failure;
+pub use page::rewrite;
 pub use predict::{Promise, predict};
 pub use reads::ReadResult;
 pub use record::{CellResult, Loss, SurviveReport, Verdict};
 pub use row::Row;
-pub use run::{Mode, Outcome, SurviveOptions, cells, run};
-pub use soak::{SoakResult, SoakRow};
+pub use run::{Mode, Origin, Outcome, SurviveOptions, cells, run};
+pub use soak::{SoakResult, SoakRow, SoakVerdict};
 pub use table::render;

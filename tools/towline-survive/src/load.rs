@@ -320,7 +320,7 @@ impl Journal {
 
 /// What record `key` holds: its number, and bytes that follow from it.
 pub(crate) fn payload(key: u64) -> Vec<u8> {
-    let mut random = Random(key);
+    let mut random = Random::new(key);
     let fill = match random.below(64) {
         _ if key & LARGE != 0 && key != u64::MAX => 6_000 + random.below(4_000),
         0 => random.below(5_000),

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -17,86 +17,125 @@ use crate::scene::play;
 /// A row under a failure.
 pub(crate) type Cell = (Row, Failure);
 
-/// Plays every cell `times` times, in their order; what an interrupt leaves out is missing.
-pub(crate) fn play_cells(
-    context: &Context,
-    cells: Vec<Cell>,
-    times: u64,
-    lanes: usize,
-    seed: u64,
-) -> Result<Vec<CellResult>> {
-    let bar = ProgressBar::new(cells.len() as u64 * times);
-    let style = ProgressStyle::with_template("{pos}/{len} {bar:30} {elapsed} of about {duration}  {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let order: Vec<Cell> = cells.clone();
-    let queue: Mutex<VecDeque<Cell>> = Mutex::new(cells.into());
-    let results: Mutex<Vec<CellResult>> = Mutex::new(Vec::new());
-    let broken: Mutex<Option<SurviveError>> = Mutex::new(None);
-    // A function of its own: in the loop's head the lock would be held while the cell is played.
-    let next = || lock(&queue).pop_front();
-    let lane = || {
-        while let Some((row, failure)) = next() {
-            bar.set_message(format!("{} {failure}", row.name));
-            match play_cell(context, &row, failure, times, seed, &bar) {
-                Ok(result) => lock(&results).push(result),
-                Err(error) => {
-                    // The run cannot go on, for whatever lane.
-                    lock(&queue).clear();
-                    lock(&broken).get_or_insert(error);
-                }
-            }
-        }
+/// How cells are played.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// How often each.
+    pub(crate) times: u64,
+    /// How many at once.
+    pub(crate) lanes: usize,
+    pub(crate) seed: u64,
+    pub(crate) rate_per_s: f64,
+    /// After it no cell is begun that was played before.
+    pub(crate) limit: Option<Duration>,
+}
+
+/// Plays every cell in turn, `times` times over: what a limit leaves out is missing evenly. What an interrupt leaves out
+/// altogether is not among the results.
+pub(crate) fn play_cells(context: &Context, cells: Vec<Cell>, plan: Plan) -> Result<Vec<CellResult>> {
+    let table = Table {
+        context,
+        plan,
+        began: Instant::now(),
+        bar: ProgressBar::new(cells.len() as u64 * plan.times),
+        results: Mutex::new(
+            cells
+                .iter()
+                .map(|(row, failure)| CellResult::new(row, *failure, predict(row, *failure)))
+                .collect(),
+        ),
+        broken: Mutex::new(None),
     };
-    std::thread::scope(|scope| {
-        for _ in 0..lanes.max(1) {
-            scope.spawn(lane);
-        }
-    });
-    bar.finish_and_clear();
-    match lock(&broken).take() {
+    let style = ProgressStyle::with_template("{pos}/{len} {bar:30} {elapsed} of about {duration}  {msg}");
+    table.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    table.play_all(
+        (0..plan.times).flat_map(|round| (0..cells.len()).map(move |cell| (cell, round))).collect(),
+    );
+    // A loss that is due and was not seen gets some more chances.
+    for more in 0..MORE_TRIES {
+        let due: VecDeque<Job> = lock(&table.results)
+            .iter()
+            .enumerate()
+            .filter(|(_, result)| result.promise != Promise::Zero && result.verdict == Verdict::NotShown)
+            .filter(|(_, result)| result.runs > 0)
+            .map(|(cell, _)| (cell, plan.times + more))
+            .collect();
+        table.play_all(due);
+    }
+    table.bar.finish_and_clear();
+    match lock(&table.broken).take() {
         // What was played stands.
         None | Some(SurviveError::Interrupted) => {}
         Some(error) => return Err(error),
     }
-    let mut results = std::mem::take(&mut *lock(&results));
-    let place = |result: &CellResult| {
-        order.iter().position(|(row, failure)| *row == result.row && *failure == result.failure)
-    };
-    results.sort_by_key(place);
+    let mut results = std::mem::take(&mut *lock(&table.results));
+    results.retain(|result| result.runs > 0);
     Ok(results)
 }
 
-fn play_cell(
-    context: &Context,
-    row: &Row,
-    failure: Failure,
-    times: u64,
-    seed: u64,
-    bar: &ProgressBar,
-) -> Result<CellResult> {
-    let began = Instant::now();
-    let promise = predict(row, failure);
-    let mut result = CellResult::new(row, failure, promise);
-    // A loss that is due and was not seen gets some more chances.
-    let due = |result: &CellResult| {
-        promise != Promise::Zero && result.verdict == Verdict::NotShown && result.runs < times + MORE_TRIES
-    };
-    while result.runs < times || due(&result) {
+/// The number of a cell, and how often it has been asked for before.
+type Job = (usize, u64);
+
+/// What the lanes share.
+struct Table<'a> {
+    context: &'a Context,
+    plan: Plan,
+    began: Instant,
+    bar: ProgressBar,
+    results: Mutex<Vec<CellResult>>,
+    broken: Mutex<Option<SurviveError>>,
+}
+
+impl Table<'_> {
+    fn play_all(&self, jobs: VecDeque<Job>) {
+        let queue = Mutex::new(jobs);
+        // A function of its own: in the loop's head the lock would be held while the cell is played.
+        let next = || lock(&queue).pop_front();
+        let lane = || {
+            while let Some((cell, round)) = next() {
+                if lock(&self.broken).is_some() {
+                    return;
+                }
+                if round > 0 && self.plan.limit.is_some_and(|limit| self.began.elapsed() > limit) {
+                    continue;
+                }
+                if let Err(error) = self.play(cell, round) {
+                    // The run cannot go on, for whatever lane.
+                    lock(&self.broken).get_or_insert(error);
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.plan.lanes.max(1) {
+                scope.spawn(lane);
+            }
+        });
+    }
+
+    fn play(&self, cell: usize, round: u64) -> Result<()> {
+        let began = Instant::now();
+        let (row, failure) = {
+            let results = lock(&self.results);
+            (results[cell].row.clone(), results[cell].failure)
+        };
+        self.bar.set_message(format!("{} {failure}", row.name));
         let name = row.name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let moment = seed ^ name << 16 ^ (failure as u64) << 8 ^ result.runs;
-        match play(context, row, failure, moment) {
-            Ok(played) => result.add(&played),
+        let moment = self.plan.seed ^ name << 16 ^ (failure as u64) << 8 ^ round;
+        let played = play(self.context, &row, failure, moment, self.plan.rate_per_s);
+        let mut results = lock(&self.results);
+        match played {
+            Ok(played) => results[cell].add(&played),
             Err(error @ (SurviveError::Late(_) | SurviveError::Node { .. } | SurviveError::Client(_))) => {
-                result.add_failure(error.to_string());
+                results[cell].add_failure(error.to_string());
             }
             Err(error) => return Err(error),
         }
-        if result.runs <= times {
-            bar.inc(1);
+        results[cell].seconds += began.elapsed().as_secs_f64();
+        if round < self.plan.times {
+            self.bar.inc(1);
         }
+        Ok(())
     }
-    result.seconds = began.elapsed().as_secs_f64();
-    Ok(result)
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

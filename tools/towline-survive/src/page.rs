@@ -1,9 +1,30 @@
 //! A run as one page that needs no network.
 
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
 use crate::predict::Promise;
 use crate::record::{CellResult, SurviveReport, Verdict};
+use crate::soak::SoakVerdict;
 use crate::table::{level_p50_us, row_names, short};
+use towline::Window;
+
+/// Shows a run again: writes its page anew from its `survive.json`, and returns what it holds.
+///
+/// # Errors
+/// [`SurviveError`]: there is no whole result, or the page cannot be written.
+pub fn rewrite(folder: &Path) -> Result<SurviveReport> {
+    let path = folder.join("survive.json");
+    let text = fs::read_to_string(&path).map_err(SurviveError::file(&path, "cannot be read"))?;
+    let report: SurviveReport = serde_json::from_str(&text).map_err(|error| {
+        SurviveError::Late(format!("{}: not a whole survival run ({error})", path.display()))
+    })?;
+    let path = folder.join("survive.html");
+    fs::write(&path, render(&report)).map_err(SurviveError::file(&path, "cannot be written"))?;
+    Ok(report)
+}
 
 /// The page.
 pub(crate) fn render(report: &SurviveReport) -> String {
@@ -48,7 +69,11 @@ fn summary(report: &SurviveReport) -> String {
          clusters at a time, seed {}, towline {}.</p>\n",
         report.rate_per_s,
         escape(&report.began),
-        escape(&report.machine),
+        escape(&format!(
+            "{}{}",
+            report.machine,
+            if report.commit.is_empty() { String::new() } else { format!(", commit {}", report.commit) }
+        )),
         report.seconds,
         report.lanes,
         report.seed,
@@ -115,21 +140,22 @@ fn reads(report: &SurviveReport) -> String {
 fn windows(cells: &[CellResult]) -> String {
     let mut text = "<h2>Window against loss</h2>\n<p>For each window the primary and its disk were lost while its \
                     standbys were late, again and again, and a standby was promoted. The bar is the largest loss as a \
-                    share of the window; the line is the bound.</p>\n<table class=\"bars\">\n\
-                    <tr><th>window<th>runs<th>with a loss<th>largest loss<th>its span<th>share of the window<th>p50"
+                    share of the window; the line is the bound.</p>\n<div class=\"scroll\"><table class=\"bars\">\n\
+                    <tr><th>window<th>runs<th>with a loss<th>median loss<th>largest loss<th>its span<th>share of the window<th>p50"
         .to_owned();
     for cell in cells {
         let loss = &cell.largest;
         let share = loss.window_share;
         let width = (share * 200.0).clamp(0.0, 238.0);
         text += &format!(
-            "\n<tr><td>{}<td>{}<td>{}<td>{} records, {} B<td>{} records, {} B, {:.1} ms<td class=\"bar\">\
+            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{} records, {} B, {:.1} ms<td class=\"bar\">\
              <svg width=\"240\" height=\"14\" role=\"img\" aria-label=\"{:.0} % of the window\">\
              <rect width=\"{width:.1}\" height=\"10\" y=\"2\" class=\"{}\"/>\
              <line x1=\"200\" x2=\"200\" y1=\"0\" y2=\"14\"/></svg> {:.0} %<td>{:.2} ms",
             cell.row.window.map_or_else(String::new, |window| window.to_string()),
             cell.runs,
             cell.losing_runs,
+            median_words(cell),
             loss.records,
             loss.payload_bytes,
             loss.span_records,
@@ -141,31 +167,58 @@ fn windows(cells: &[CellResult]) -> String {
             cell.p50_us / 1000.0,
         );
     }
-    text + "\n</table>\n"
+    text + "\n</table></div>\n"
+}
+
+fn median_words(cell: &CellResult) -> String {
+    let Some(size) = cell.median_loss() else { return String::new() };
+    match cell.row.bound() {
+        Some(Window::Records(_)) => format!("{size} records"),
+        Some(Window::Micros(_)) => format!("{:.1} ms", size as f64 / 1000.0),
+        _ => format!("{size} B"),
+    }
 }
 
 fn soak(report: &SurviveReport) -> String {
     let Some(soak) = &report.soak else { return String::new() };
+    let lead = if soak.passed() { "Every promise was kept." } else { "<b>A promise was broken.</b>" };
     let mut text = format!(
         "<h2>Long run</h2>\n<p class=\"lead\">{} faults in {:.0} s on {} clusters, {} acknowledged records. Lost at \
-         <code>on</code> and above, under what they survive: {}. Doubled, changed, out of order, weaker than asked: {}.</p>\n<table>\n\
-         <tr><th>level<th>clusters<th>acknowledged<th>lost<th>clusters with a loss<th>largest loss<th>notes",
+         <code>on</code> and above, under what they survive: {}. Doubled, changed, out of order, weaker than asked: {}. {lead}</p>\n\
+         <p>What a level loses where it is said to lose is measured here, and marked; at <code>on</code> and above a loss is \
+         due only where all copies that counted are gone.</p>\n<div class=\"scroll\"><table class=\"soak\">\n\
+         <tr><th>level<th>clusters<th>acknowledged<th>doubled, changed,<br>out of order<th>lost<th>clusters with a loss\
+         <th>largest loss<th>verdict",
         soak.faults, report.seconds, soak.rounds, soak.acked, soak.lost_at_on_and_above, soak.anomalies
     );
     for row in &soak.rows {
+        let class = match row.verdict() {
+            SoakVerdict::Failed => "failed",
+            SoakVerdict::NothingLost => "zero",
+            SoakVerdict::WithinWindow => "within",
+            SoakVerdict::CopiesGone | SoakVerdict::LevelLoses => "due",
+        };
+        let words = row.verdict().words();
+        let verdict = match row.notes.is_empty() {
+            true => words.to_owned(),
+            false => format!("{words} {}", escape(&row.notes.join("; "))),
+        };
+        let loss = if row.lost == 0 { "zero" } else { class };
         text += &format!(
-            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{}",
+            "\n<tr><td>{}<td>{}<td>{}<td class=\"{}\">{}<td class=\"{loss}\">{}<td>{}<td>{} records, {} B<td \
+             class=\"{class}\">{verdict}",
             escape(&row.row.name),
             row.rounds,
             row.acked,
+            if row.anomalies > 0 { "failed" } else { "zero" },
+            row.anomalies,
             row.lost,
             row.losing_rounds,
             row.largest.records,
             row.largest.payload_bytes,
-            escape(&row.notes.join("; "))
         );
     }
-    text += "\n</table>\n<table>\n<tr><th>failure<th>times";
+    text += "\n</table></div>\n<h3>Failures by kind</h3>\n<table>\n<tr><th>failure<th>times";
     soak.by_failure
         .iter()
         .for_each(|(name, times)| text += &format!("\n<tr><td>{}<td>{times}", escape(name)));
@@ -241,8 +294,8 @@ const STYLE: &str = "
 @media(prefers-color-scheme:dark){:root{--bg:#14171a;--fg:#e6e8eb;--dim:#9aa3ad;--line:#343a41;--zero:#173a25;--due:#1f2e4d;--within:#183442;--miss:#4a3c0c;--bad:#5a1d1d}}
 body{background:var(--bg);color:var(--fg);font:15px/1.45 system-ui,sans-serif;margin:0}
 main{max-width:1200px;margin:0 auto;padding:24px}
-h1{font-size:26px;margin:0 0 8px}h2{font-size:19px;margin:32px 0 8px}.lead{font-size:17px}
-.scroll{overflow-x:auto}.scroll th{white-space:normal}.scroll th,.scroll td{padding:3px 6px}
+h1{font-size:26px;margin:0 0 8px}h2{font-size:19px;margin:32px 0 8px}h3{font-size:16px;margin:24px 0 6px}.lead{font-size:17px}
+.scroll{overflow-x:auto}.matrix th:first-child,.soak td:first-child,.bars td:first-child{position:sticky;left:0;background:var(--bg)}.scroll th{white-space:normal}.scroll th,.scroll td{padding:3px 6px}
 .matrix{font-size:12px}.cells{font-size:11.5px}.scroll .cells th,.scroll .cells td{padding:3px 4px}
 .bars .bar{text-align:left}.matrix th:first-child{min-width:170px}.cells td:nth-child(2),.cells th:nth-child(2){text-align:left}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
@@ -252,6 +305,6 @@ th small{display:block;font-weight:400;color:var(--dim);white-space:normal;max-w
 td:last-child{text-align:left;white-space:normal}.matrix td:last-child{text-align:right;white-space:nowrap}
 .zero{background:var(--zero)}.due{background:var(--due)}.within{background:var(--within)}
 .not-shown{background:var(--miss)}.failed{background:var(--bad);font-weight:600}
-.key span{padding:1px 6px;margin:0 4px 0 12px}.key span:first-child{margin-left:0}
+.soak td:last-child{white-space:nowrap}.key span{padding:1px 6px;margin:0 4px 0 12px}.key span:first-child{margin-left:0}
 svg{vertical-align:middle}svg rect.zero{fill:#3a8f5c}svg rect.failed{fill:#c33}svg rect.not-shown{fill:#c90}svg line{stroke:currentColor}
 ";

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use towline::{Level, Window};
 
 use crate::failure::Failure;
+use crate::record::size_of_window;
 use crate::row::Row;
 
 /// What a cell has to show.
@@ -48,6 +49,8 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
         | F::PartitionOneWay
         | F::Pause => match row.bound() {
             _ if row.is_local() => Promise::Loses,
+            // A window of nothing is none: every acknowledgement waits.
+            Some(window) if size_of_window(window) == 0 => Promise::Zero,
             Some(window) => Promise::Within(window),
             None => Promise::Zero,
         },

@@ -92,6 +92,8 @@ impl Node {
         command.args(plan.arguments()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // Ctrl-C is for this program; it ends its nodes itself.
         command.process_group(0).env("RUST_BACKTRACE", "0");
+        // What this process asks of its allocator is not for them: they run as they ship.
+        command.env_remove("MALLOC_MMAP_THRESHOLD_");
         let mut child = command.spawn().map_err(SurviveError::file(&context.program, "cannot be started"))?;
         let said = Arc::new(Said::default());
         if let Some(stderr) = child.stderr.take() {

@@ -1,17 +1,21 @@
-//! A small generator (splitmix64): the same seed gives the same choices.
+//! Choices: the same seed gives the same ones.
 
-pub(crate) struct Random(pub(crate) u64);
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+pub(crate) struct Random(SmallRng);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(SmallRng::seed_from_u64(seed))
     }
 
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0.random()
+    }
+
+    /// Below the limit; 0 where that is 0.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.0.random_range(0..limit.max(1))
     }
 }

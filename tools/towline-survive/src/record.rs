@@ -29,6 +29,15 @@ pub struct SurviveReport {
     pub machine: String,
     /// The version of the program.
     pub program: String,
+    /// The commit of its code, where it was run in a checkout.
+    #[serde(default)]
+    pub commit: String,
+    /// Model of the processor.
+    #[serde(default)]
+    pub cpu: String,
+    /// Cores that the run might use.
+    #[serde(default)]
+    pub cores: u32,
     /// Whether it was interrupted: then cells are missing.
     pub interrupted: bool,
     /// Each row × failure.
@@ -98,6 +107,9 @@ pub struct CellResult {
     pub lost: u64,
     /// The largest loss of one run.
     pub largest: Loss,
+    /// How much each run lost, in their order: the span in the unit of the window, payload bytes where none binds.
+    #[serde(default)]
+    pub loss_sizes: Vec<u64>,
     /// Median time from when an append was due to its acknowledgement, before the failure, in microseconds. Other
     /// clusters ran beside it: for the order of the levels, not as a benchmark.
     pub p50_us: f64,
@@ -140,6 +152,7 @@ impl CellResult {
             indeterminate: 0,
             lost: 0,
             largest: Loss::default(),
+            loss_sizes: Vec::new(),
             p50_us: 0.0,
             p99_us: 0.0,
             notes: Vec::new(),
@@ -160,6 +173,7 @@ impl CellResult {
             .row
             .bound()
             .map_or(0.0, |window| judged.span_in(window) as f64 / size_of_window(window).max(1) as f64);
+        self.loss_sizes.push(self.row.bound().map_or(judged.lost_bytes, |window| judged.span_in(window)));
         if judged.lost > self.largest.records || share > self.largest.window_share {
             self.largest = Loss {
                 records: judged.lost,
@@ -188,6 +202,13 @@ impl CellResult {
             (self.p50_us, self.p99_us) = (percentile(0.5), percentile(0.99));
         }
         self.conclude();
+    }
+
+    /// The median of what its runs lost, in the unit of [`Self::loss_sizes`].
+    pub fn median_loss(&self) -> Option<u64> {
+        let mut sizes = self.loss_sizes.clone();
+        sizes.sort_unstable();
+        sizes.get(sizes.len() / 2).copied()
     }
 
     /// Adds a run that did not come to its end.
@@ -251,6 +272,19 @@ mod tests {
             cell.add(&played(lost));
             assert_eq!(cell.verdict, verdict, "{promise:?} {lost}");
         }
+    }
+
+    #[test]
+    fn the_size_of_each_loss_is_kept_in_the_unit_of_the_window() {
+        let window = Window::Records(10);
+        let mut windowed = cell(Promise::Within(window), Some(window));
+        [4, 0, 9].map(played).iter().for_each(|played| windowed.add(played));
+        assert_eq!((windowed.loss_sizes.as_slice(), windowed.median_loss()), ([4, 0, 9].as_slice(), Some(4)));
+        let mut endless = cell(Promise::Loses, Some(Window::Infinite));
+        let mut loss = played(3);
+        loss.judgement.lost_bytes = 300;
+        endless.add(&loss);
+        assert_eq!(endless.median_loss(), Some(300), "payload bytes where no window binds");
     }
 
     #[test]

@@ -46,15 +46,25 @@ impl Row {
         ]
     }
 
-    /// Windows of many sizes, in each unit.
-    pub fn windows() -> Vec<Row> {
+    /// Windows of many sizes: those of payload bytes that are asked for between none and no end, and some of the other
+    /// units.
+    pub fn windows(sizes_bytes: &[u64]) -> Vec<Row> {
         let window = |name: String, window| Row::new(&name, Level::On, Some(window));
-        let bytes =
-            [4_u64, 16, 64, 256].map(|kib| window(format!("window-{kib}K"), Window::Bytes(kib << 10)));
+        let mut sizes = if sizes_bytes.is_empty() { SIZES_BYTES.to_vec() } else { sizes_bytes.to_vec() };
+        sizes.push(0);
+        sizes.sort_unstable();
+        sizes.dedup();
+        let bytes = sizes.into_iter().map(|size| match size {
+            size if size > 0 && size.is_multiple_of(1024) => {
+                window(format!("window-{}K", size >> 10), Window::Bytes(size))
+            }
+            size => window(format!("window-{size}"), Window::Bytes(size)),
+        });
+        let endless = window("window-inf".to_owned(), Window::Infinite);
         let records =
             [10, 100, 1000].map(|count| window(format!("window-{count}records"), Window::Records(count)));
         let times = [5, 20, 100].map(|ms| window(format!("window-{ms}ms"), Window::Micros(ms * 1000)));
-        bytes.into_iter().chain(records).chain(times).collect()
+        bytes.chain([endless]).chain(records).chain(times).collect()
     }
 
     /// How many standbys have to confirm.
@@ -78,6 +88,22 @@ impl Row {
     }
 }
 
+/// Payload bytes, where no sweep names others.
+const SIZES_BYTES: [u64; 6] = [1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 /// The usual rule.
 const ANY_ONE: &str = "ANY 1 (a, b)";
 const DEGRADE_AFTER: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_a_sweep_stand_between_none_and_no_end() {
+        let names = |sizes: &[u64]| Row::windows(sizes).into_iter().map(|row| row.name).collect::<Vec<_>>();
+        let swept = names(&[16_000, 512, 2048, 512]);
+        assert_eq!(swept[..5], ["window-0", "window-512", "window-2K", "window-16000", "window-inf"]);
+        assert!(swept.contains(&"window-100records".to_owned()) && swept.contains(&"window-20ms".to_owned()));
+        assert_eq!(names(&[]).len(), SIZES_BYTES.len() + swept.len() - 3);
+    }
+}

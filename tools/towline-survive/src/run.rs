@@ -11,12 +11,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::context::Context;
 use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
-use crate::matrix::{Cell, play_cells};
+use crate::matrix::{Cell, Plan, play_cells};
 use crate::page;
 use crate::reads::read_after_write;
 use crate::record::{SurviveReport, Verdict};
 use crate::row::Row;
-use crate::scene::RATE_PER_S;
+use crate::scene::{HIGH_RATE_PER_S, RATE_PER_S};
 use crate::soak::soak;
 
 /// What kind of run.
@@ -24,7 +24,8 @@ use crate::soak::soak;
 pub enum Mode {
     /// Levels × failures.
     Cells,
-    /// Windows of many sizes, each under losses of the primary with its disk.
+    /// Windows of many sizes, each under losses of the primary with its disk. It begins no more of them after three and
+    /// a half minutes, so that it is over in four.
     Windows,
     /// Random failures of all kinds for so long.
     Soak(Duration),
@@ -35,16 +36,18 @@ pub enum Mode {
 pub struct SurviveOptions {
     /// The `towline` program: nodes are children of it.
     pub program: PathBuf,
-    /// Its version.
-    pub version: String,
+    /// Where it comes from and runs.
+    pub origin: Origin,
     /// What kind of run.
     pub mode: Mode,
+    /// Windows of payload bytes that [`Mode::Windows`] plays, beside those of other units; some by itself when empty.
+    pub window_bytes: Vec<u64>,
     /// Rows by name; all when empty.
     pub levels: Vec<String>,
     /// Failures by name; all when empty.
     pub failures: Vec<String>,
-    /// How often each cell is played.
-    pub times: u64,
+    /// How often each cell is played; `None` is once, and ten times for windows.
+    pub times: Option<u64>,
     /// Clusters at the same time; 0 chooses by the number of processors.
     pub lanes: usize,
     /// Decides moments and what cuts keep; `None` draws one.
@@ -53,6 +56,19 @@ pub struct SurviveOptions {
     pub dir: PathBuf,
     /// Where the run folder goes.
     pub results: PathBuf,
+}
+
+/// The program and the machine, for those who hold the run against another.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The version of the program.
+    pub version: String,
+    /// The commit of its code; empty when nobody knows.
+    pub commit: String,
+    /// Model of the processor.
+    pub cpu: String,
+    /// Cores that it may use.
+    pub cores: u32,
 }
 
 /// What a run showed.
@@ -122,28 +138,41 @@ pub fn run(options: &SurviveOptions) -> Result<Outcome> {
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
     let lanes = if options.lanes > 0 { options.lanes } else { processors.clamp(1, MAX_LANES) };
     let context = Context::open(&options.program, &options.dir, Arc::clone(&stop))?;
+    let windows = options.mode == Mode::Windows;
+    let rate_per_s = if options.mode == Mode::Cells { RATE_PER_S } else { HIGH_RATE_PER_S };
+    let plan = Plan {
+        times: options.times.unwrap_or(if windows { WINDOW_TIMES } else { 1 }).max(1),
+        lanes,
+        seed,
+        rate_per_s,
+        // Who says how often waits for as long as that takes.
+        limit: (windows && options.times.is_none()).then_some(WINDOWS_LIMIT),
+    };
     let mut report = SurviveReport {
         version: FORMAT,
         began: rfc3339(began),
         seed,
         lanes,
-        rate_per_s: RATE_PER_S,
+        rate_per_s,
         machine: format!("{}, {processors} processors", kernel()),
-        program: options.version.clone(),
+        program: options.origin.version.clone(),
+        commit: options.origin.commit.clone(),
+        cpu: options.origin.cpu.clone(),
+        cores: options.origin.cores,
         ..SurviveReport::default()
     };
-    let times = options.times.max(1);
     match options.mode {
         Mode::Cells => {
             let is_whole = options.levels.is_empty() && options.failures.is_empty();
-            report.cells = play_cells(&context, cells, times, lanes, seed)?;
+            report.cells = play_cells(&context, cells, plan)?;
             if is_whole && context.check().is_ok() {
                 report.reads = or_interrupted(read_after_write(&context))?;
             }
         }
         Mode::Windows => {
-            let rows = Row::windows().into_iter().map(|row| (row, Failure::PrimaryDisk)).collect();
-            report.windows = play_cells(&context, rows, times, lanes, seed)?;
+            let rows = Row::windows(&options.window_bytes);
+            let cells = rows.into_iter().map(|row| (row, Failure::PrimaryDisk)).collect();
+            report.windows = play_cells(&context, cells, plan)?;
         }
         Mode::Soak(time) => report.soak = Some(soak(&context, time, lanes, seed)?),
     }
@@ -191,5 +220,7 @@ fn kernel() -> String {
 }
 
 const FORMAT: u32 = 1;
+const WINDOW_TIMES: u64 = 10;
+const WINDOWS_LIMIT: Duration = Duration::from_secs(210);
 /// More clusters at once than this wait for each other's disks and processors.
 const MAX_LANES: usize = 3;

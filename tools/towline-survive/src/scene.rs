@@ -25,8 +25,14 @@ pub(crate) struct Played {
 }
 
 /// Plays a cell once.
-pub(crate) fn play(context: &Context, row: &Row, failure: Failure, seed: u64) -> Result<Played> {
-    play_many(context, row, &[failure], seed, RATE_PER_S)
+pub(crate) fn play(
+    context: &Context,
+    row: &Row,
+    failure: Failure,
+    seed: u64,
+    rate_per_s: f64,
+) -> Result<Played> {
+    play_many(context, row, &[failure], seed, rate_per_s)
 }
 
 /// Plays one failure after the other on one cluster; only the last may change the leader.
@@ -41,7 +47,7 @@ pub(crate) fn play_many(
     let first_key = if failures.contains(&Failure::FullDisk) { LARGE } else { 0 };
     let plan = Plan { level: row.level, window: row.window, rate_per_s, first_key };
     let load = Load::start(plan, cluster.address(PRIMARY));
-    let random = Random(seed);
+    let random = Random::new(seed);
     let mut scene = Scene { context, row, cluster, load, random, anomalies: Vec::new() };
     let mut calm_until_ns = 0;
     let mut leader = PRIMARY;
@@ -244,6 +250,8 @@ impl Scene<'_> {
 
 /// Appends a second that a cluster is offered.
 pub(crate) const RATE_PER_S: f64 = 2000.0;
+/// The same where something large has to be filled, or much is to be acknowledged.
+pub(crate) const HIGH_RATE_PER_S: f64 = 6000.0;
 const SLOW: Duration = Duration::from_millis(30);
 /// How long a trouble lasts.
 pub(crate) const OUTAGE: Duration = Duration::from_millis(120);

@@ -17,7 +17,7 @@ use crate::predict::{Promise, predict};
 use crate::random::Random;
 use crate::record::{CellResult, Loss};
 use crate::row::Row;
-use crate::scene::play_many;
+use crate::scene::{HIGH_RATE_PER_S, play_many};
 
 /// What a long run showed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -53,8 +53,52 @@ pub struct SoakRow {
     pub losing_rounds: u64,
     /// The largest loss of one round.
     pub largest: Loss,
+    /// Doubled, changed, out of order, or weaker than asked for.
+    #[serde(default)]
+    pub anomalies: u64,
     /// Broken promises, and rounds that did not come to their end.
     pub notes: Vec<String>,
+}
+
+impl SoakRow {
+    /// How its losses are to be read.
+    pub fn verdict(&self) -> SoakVerdict {
+        match () {
+            () if !self.notes.is_empty() => SoakVerdict::Failed,
+            () if self.lost == 0 => SoakVerdict::NothingLost,
+            () if self.row.level >= Level::On && self.row.is_strict() => SoakVerdict::CopiesGone,
+            () if self.row.bound().is_some() => SoakVerdict::WithinWindow,
+            () => SoakVerdict::LevelLoses,
+        }
+    }
+}
+
+/// How the losses of a row of a long run are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SoakVerdict {
+    /// A promise was broken, or a round did not come to its end.
+    Failed,
+    /// Nothing was lost.
+    NothingLost,
+    /// `on` or above: lost only where every copy that counted was gone.
+    CopiesGone,
+    /// Within the window, where that is promised.
+    WithinWindow,
+    /// A measured loss: the level does not survive what was done to it.
+    LevelLoses,
+}
+
+impl SoakVerdict {
+    /// In words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Failed => "FAILED",
+            Self::NothingLost => "kept: nothing lost",
+            Self::CopiesGone => "kept: lost only where every copy that counted was gone",
+            Self::WithinWindow => "kept: within the window where it binds",
+            Self::LevelLoses => "measured: the level does not survive this",
+        }
+    }
 }
 
 impl SoakResult {
@@ -72,7 +116,7 @@ pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -
     let (began, total) = (Instant::now(), Mutex::new(Tally::default()));
     let broken: Mutex<Option<SurviveError>> = Mutex::new(None);
     let lane = |number: usize| {
-        let mut random = Random(seed ^ (number as u64) << 32);
+        let mut random = Random::new(seed ^ (number as u64) << 32);
         while began.elapsed() < time && context.check().is_ok() && lock(&broken).is_none() {
             if let Err(error) = round(context, &mut random, &total) {
                 lock(&broken).get_or_insert(error);
@@ -96,12 +140,13 @@ pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -
         None | Some(SurviveError::Interrupted) => {}
         Some(error) => return Err(error),
     }
-    let Tally { mut result, mut rows } = std::mem::take(&mut *lock(&total));
+    let Tally { mut result, mut rows, anomalies } = std::mem::take(&mut *lock(&total));
     let order = self::rows();
     rows.sort_by_key(|row| order.iter().position(|listed| *listed == row.row));
     result.rows = rows
         .into_iter()
         .map(|row| SoakRow {
+            anomalies: anomalies.get(&row.row.name).copied().unwrap_or_default(),
             row: row.row,
             rounds: row.runs,
             acked: row.acked,
@@ -119,6 +164,8 @@ pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -
 struct Tally {
     result: SoakResult,
     rows: Vec<CellResult>,
+    /// By row.
+    anomalies: BTreeMap<String, u64>,
 }
 
 /// One cluster: several troubles that it recovers from, and often one that changes the leader.
@@ -137,9 +184,9 @@ fn round(context: &Context, random: &mut Random, total: &Mutex<Tally>) -> Result
         Some(within) => *within,
         None => Promise::Zero,
     };
-    let played = play_many(context, row, &failures, random.next(), SOAK_RATE_PER_S);
+    let played = play_many(context, row, &failures, random.next(), HIGH_RATE_PER_S);
     let mut total = lock(total);
-    let Tally { result, rows } = &mut *total;
+    let Tally { result, rows, anomalies } = &mut *total;
     let at = rows.iter().position(|known| known.row == *row).unwrap_or_else(|| {
         rows.push(CellResult::new(row, failures[0], Promise::Zero));
         rows.len() - 1
@@ -152,7 +199,9 @@ fn round(context: &Context, random: &mut Random, total: &Mutex<Tally>) -> Result
                 *result.by_failure.entry(failure.name().to_owned()).or_default() += 1;
             }
             result.acked += played.judgement.acked;
-            result.anomalies += played.judgement.anomalies.len() as u64;
+            let strange = played.judgement.anomalies.len() as u64;
+            result.anomalies += strange;
+            *anomalies.entry(row.name.clone()).or_default() += strange;
             if row.level >= Level::On && row.is_strict() && promise == Promise::Zero {
                 result.lost_at_on_and_above += played.judgement.lost;
             }
@@ -185,4 +234,3 @@ fn pick(random: &mut Random, wanted: impl Fn(Failure) -> bool) -> Failure {
 
 /// Troubles of one cluster before its leader may change.
 const FAULTS: usize = 8;
-const SOAK_RATE_PER_S: f64 = 6000.0;

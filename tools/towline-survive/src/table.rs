@@ -54,15 +54,26 @@ pub fn render(report: &SurviveReport) -> String {
 fn soak_text(soak: &SoakResult) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(["level", "clusters", "acked", "lost", "clusters with a loss", "largest loss"]);
+    table.set_header([
+        "level",
+        "clusters",
+        "acked",
+        "doubled, changed, out of order",
+        "lost",
+        "clusters with a loss",
+        "largest loss",
+        "verdict",
+    ]);
     for row in &soak.rows {
         table.add_row([
             row.row.name.clone(),
             row.rounds.to_string(),
             row.acked.to_string(),
+            row.anomalies.to_string(),
             row.lost.to_string(),
             row.losing_rounds.to_string(),
             format!("{} records, {} B", row.largest.records, row.largest.payload_bytes),
+            row.verdict().words().to_owned(),
         ]);
     }
     align(&mut table, 1);

@@ -114,7 +114,7 @@ impl Load {
             journal: Arc::clone(&journal),
             stop: Arc::clone(&stop),
             abandon: Arc::clone(&abandon),
-            random: Random(seed),
+            random: Random::new(seed),
             next_key: 0,
             budget: 0.0,
             spent: 0.0,
@@ -295,7 +295,7 @@ impl Journal {
 
 /// What record `key` holds: its number, and bytes that follow from it; some records span blocks.
 pub(crate) fn payload(key: u64) -> Vec<u8> {
-    let mut random = Random(key);
+    let mut random = Random::new(key);
     let fill = if random.below(64) == 0 { random.below(20_000) } else { random.below(400) } as usize;
     let mut bytes = key.to_le_bytes().to_vec();
     while bytes.len() < 8 + fill {

@@ -29,6 +29,8 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use towline::{Level, Window};
 
 use cluster::{Cluster, Victims};
@@ -78,7 +80,7 @@ fn run(plan: Plan) -> Tally {
     let seed = number("TOWLINE_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 20 | kills);
     println!("{plan}: TOWLINE_SEED={seed}");
     let began = Instant::now();
-    let mut random = Random(seed ^ u64::from(plan.level.to_wire()) << 8 ^ plan.window.is_some() as u64);
+    let mut random = Random::new(seed ^ u64::from(plan.level.to_wire()) << 8 ^ plan.window.is_some() as u64);
     let mut tally = Tally::default();
     // Of a few kills none may hit what is only in memory; then it takes some more.
     let unseen = |tally: &Tally| plan.level == Level::Off && tally.lost == 0 && tally.kills() < 10 * kills;
@@ -127,19 +129,19 @@ fn round(plan: Plan, upto: u64, random: &mut Random, tally: &mut Tally) {
     judge::judge(plan, &journal, &logs, &gaps, tally);
 }
 
-/// A small generator (splitmix64): the same seed gives the same victims.
-pub(crate) struct Random(u64);
+/// The same seed gives the same victims.
+pub(crate) struct Random(SmallRng);
 
 impl Random {
+    pub(crate) fn new(seed: u64) -> Random {
+        Random(SmallRng::seed_from_u64(seed))
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.random()
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.0.random_range(0..limit.max(1))
     }
 }

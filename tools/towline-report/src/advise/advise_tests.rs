@@ -92,11 +92,30 @@ fn what_may_be_lost_is_the_widest_window() {
     // Too slow without a window; 16 KiB bring it to 400 µs.
     let advice = advise(&report, with(500, 1 << 20)).unwrap();
     assert_eq!(met(&advice), (Level::RemoteWrite, Some(16_384)));
-    assert!(format_advice(&advice).contains("the level alone is too slow"));
+    let text = format_advice(&advice);
+    assert!(text.contains("the level alone is too slow"));
+    assert!(text.contains("at `on`, ") && text.contains("no windows at `remote_write`"), "{text}");
     assert_eq!(impossible(&advise(&report, with(500, 4096)).unwrap()).0, Half::Latency);
     // A level that waits for nobody takes no window.
     let local = Goal { lose_bytes: 1 << 20, ..goal(Failure::PrimaryPowerCut, 2_000) };
     assert_eq!(met(&advise(&report, local).unwrap()), (Level::Local, None));
+}
+
+#[test]
+fn what_a_window_would_buy_is_said_with_the_level_that_it_was_measured_at() {
+    let text = format_advice(&advise(&report(1), goal(Failure::PrimaryDiskLoss, 2_000)).unwrap());
+    assert!(!text.contains("who may lose"), "these windows have one p50: {text}");
+    let mut paying = report(1);
+    for point in &mut paying.points {
+        if let Some(Window::Bytes(bytes)) = point.window {
+            point.latency_ns.p50 = 900_000 - 50_000 * (bytes >> 10);
+        }
+    }
+    let text = format_advice(&advise(&paying, goal(Failure::PrimaryDiskLoss, 2_000)).unwrap());
+    assert!(text.contains("answer: remote_write") && text.contains("at `on`, "), "{text}");
+    let text =
+        format_advice(&advise(&paying, goal(Failure::PrimaryDiskLossStandbysPowerCut, 2_000)).unwrap());
+    assert!(text.contains("who may lose") && !text.contains("at `on`, "), "the answer's own level: {text}");
 }
 
 #[test]

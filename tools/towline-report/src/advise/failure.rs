@@ -134,7 +134,7 @@ impl std::str::FromStr for Failure {
 
     fn from_str(name: &str) -> Result<Self, String> {
         let names = || Self::ALL.map(Self::as_str).join(", ");
-        let short = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name, |(_, short)| short);
+        let short = failure_name(name);
         Self::ALL
             .into_iter()
             .find(|failure| failure.as_str() == short)
@@ -142,8 +142,13 @@ impl std::str::FromStr for Failure {
     }
 }
 
-/// Longer names, and the ones that survival runs and tables use.
-const ALIASES: [(&str, &str); 9] = [
+/// The name that survival runs and tables use for a failure; any other word is returned as it is.
+pub fn failure_name(asked: &str) -> &str {
+    ALIASES.iter().find(|(alias, _)| *alias == asked).map_or(asked, |(_, name)| name)
+}
+
+/// Longer names of failures, and the ones that survival runs and tables use.
+pub const ALIASES: [(&str, &str); 9] = [
     ("primary-power-cut", "primary-power"),
     ("all-power-cut", "all-power"),
     ("primary-disk-loss", "primary-disk"),

@@ -7,7 +7,7 @@ mod choice;
 mod failure;
 mod text;
 
-pub use failure::Failure;
+pub use failure::{ALIASES, Failure, failure_name};
 pub use text::format_advice;
 
 use crate::groups::{Row, rows};

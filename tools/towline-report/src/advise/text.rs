@@ -2,6 +2,7 @@
 
 use super::choice::{not_measured, takes_window};
 use super::{Advice, Half, Rung, Verdict};
+use crate::schema::Level;
 use crate::table::{cells, table};
 use crate::units;
 
@@ -48,7 +49,7 @@ fn answer(advice: &Advice) -> String {
             }
             text.push('\n');
             if let Some(bytes) = window_bytes {
-                let load = &advice.windows_at;
+                let load = windows_at(advice, *level);
                 text.push_str(&match without_window {
                     true => format!(
                         "  the widest measured window within --lose; the level meets the p99 without it too (window at {load})\n"
@@ -83,6 +84,7 @@ fn answer(advice: &Advice) -> String {
 
 /// Where a reader has not offered to lose anything: what doing so would buy.
 fn paying_window(advice: &Advice) -> Option<String> {
+    let Verdict::Met { level, .. } = advice.verdict else { return None };
     let (zero, rest) = advice.windows.split_first().filter(|_| advice.goal.lose_bytes == 0)?;
     let least = rest.iter().map(|point| point.p50_ns).fold(f64::INFINITY, f64::min);
     let point = rest.iter().find(|point| point.p50_ns <= least * crate::knee::NEARNESS)?;
@@ -90,13 +92,23 @@ fn paying_window(advice: &Advice) -> Option<String> {
     (point.p50_ns < 0.9 * zero.p50_ns).then(|| {
         format!(
             "at {}, who may lose {} of acknowledged payload gets a p50 of {} instead of {} (--lose {})",
-            advice.windows_at,
+            windows_at(advice, level),
             units::bytes(point.window_bytes as f64),
             units::duration(point.p50_ns),
             units::duration(zero.p50_ns),
             point.window_bytes,
         )
     })
+}
+
+/// The load of the windows, and their level where it is not the answer's: a run sweeps them at one level only.
+fn windows_at(advice: &Advice, answer: Level) -> String {
+    match advice.windows.first() {
+        Some(point) if point.level != answer => {
+            format!("`{}`, {} (this run has no windows at `{answer}`)", point.level, advice.windows_at)
+        }
+        _ => advice.windows_at.clone(),
+    }
 }
 
 fn ladder(advice: &Advice) -> comfy_table::Table {

@@ -60,7 +60,13 @@ fn dot_rows_once(
     scale: Scale,
 ) -> String {
     let row_height = 21;
-    let (heading, gap, left) = if width == Width::Wide { (0, 15, 214) } else { (22, 12, 84) };
+    let labels = groups.iter().flat_map(|group| &group.rows).map(|row| row.label.chars().count());
+    // So wide is a strong letter on average, with some room before the plane.
+    let longest = 10 + 7 * labels.max().unwrap_or(0) as i32;
+    let (heading, gap, left) = match width {
+        Width::Wide => (0, 15, (112 + longest).max(214)),
+        Width::Narrow => (22, 12, longest.clamp(84, 150)),
+    };
     let rows: usize = groups.iter().map(|group| group.rows.len()).sum();
     let plot_height = rows as i32 * row_height + groups.len() as i32 * (heading + gap);
     let height = plot_height + 52;

@@ -100,7 +100,7 @@ fn chart_once(axis: &WindowAxis, crashes: &[Crashed<'_>], label: &str, width: Wi
         let windows = Axis { low: axis.from, high: axis.to, ticks: axis.labelled(width) };
         let mut chart = plane(area, (windows, losses.axis.clone()), 14, "window ω", width)?;
         // On the line the whole window is lost. It bends where one axis is in powers and the other is not.
-        let steps = 60;
+        let steps = if scale == Scale::Log { 1 } else { 60 };
         let bound = (0..=steps).map(|step| {
             let place = axis.first + (axis.last - axis.first) * f64::from(step) / f64::from(steps);
             (place, losses.place(place.exp2()))

@@ -25,7 +25,8 @@ pub(super) fn row_label(row: &Row<'_>, all: &[Row<'_>]) -> String {
         label.push_str(", socket");
     }
     if peers().any(|other| other.point.standbys != row.point.standbys) {
-        label.push_str(&format!(", {} sb", row.point.standbys));
+        let count = row.point.standbys;
+        label.push_str(&format!(", {count} standby{}", if count == 1 { "" } else { "s" }));
     }
     if peers().any(|other| other.point.record_bytes != row.point.record_bytes) {
         label.push_str(&format!(", {}", units::bytes(row.point.record_bytes)));

@@ -108,7 +108,8 @@ fn rate_ratio(report: &Report, row: &Row<'_>) -> Option<Measured> {
 fn name(row: &Row<'_>) -> String {
     match row.point.standbys {
         0 => format!("{}, alone", row.point.level),
-        standbys => format!("{}, {standbys} sb", row.point.level),
+        1 => format!("{}, 1 standby", row.point.level),
+        standbys => format!("{}, {standbys} standbys", row.point.level),
     }
 }
 
