@@ -128,14 +128,15 @@ fn an_old_primary_comes_back_with_a_longer_tail_and_is_cut_with_a_copy_kept() {
     let p_address = primary.address();
     primary.kill();
     let (a, b) = (a_plan.start(), b_plan.start());
-    let set = others(&[("b", b.address()), ("primary", p_address)]);
-    assert_done(&promote(&a, &[&set, "--sync-rule=ANY 1 (b, primary)"]));
-    a.append("on", &numbered(100..110));
+    // It was stopped last: a seal that followed the end of the other one is in its log alone.
+    let set = others(&[("a", a.address()), ("primary", p_address)]);
+    assert_done(&promote(&b, &[&set, "--sync-rule=ANY 1 (a, primary)"]));
+    b.append("on", &numbered(100..110));
     let back = NodePlan::standby("primary", folder.join("p")).at(p_address).start();
     back.wait_said("CUT the log");
     wait_follows(&back);
     let expected = [numbered(0..50), numbered(100..110)].concat();
-    assert_eq!(a.tail(), expected);
+    assert_eq!(b.tail(), expected);
     assert_holds(&back, &expected);
     assert_eq!(back.tail_unsafe(), expected, "what was local to the old primary is gone from its log");
     let kept = walk(&folder.join("p")).into_iter().any(|path| path.to_string_lossy().contains("cut"));
