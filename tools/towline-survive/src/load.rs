@@ -272,9 +272,9 @@ impl Sender {
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(MAX_BEHIND_NS));
         while self.due_ns <= now_ns && client.outstanding() < OUTSTANDING {
             let bytes = payload(self.next_key);
-            let mut journal = lock(&self.journal);
             // Under the lock: nobody sees an end of what is not in the journal yet.
-            // Before it can be on its way: what was sent later than this is not what was sent earlier.
+            let mut journal = lock(&self.journal);
+            // Before it can be on its way: a time taken later could call an old record a new one.
             let sent_ns = self.began.elapsed().as_nanos() as u64;
             if client.submit(&[&bytes], self.plan.level, self.plan.window).is_err() {
                 return;

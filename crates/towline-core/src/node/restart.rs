@@ -149,18 +149,14 @@ impl Node {
         }
     }
 
-    pub(super) fn adopted_while_restarting(&mut self, standby: NodeId, term: Term, previous: Term) {
+    /// `previous`: the term that it had adopted before; `None` of an empty node.
+    pub(super) fn adopted_while_restarting(&mut self, node: NodeId, term: Term, previous: Option<Term>) {
         let Role::Restarting(restart) = &mut self.role else { return };
         if restart.candidacy.term() == term {
-            restart.candidacy.adopted_by(standby, previous);
-            self.maybe_start_term();
-        }
-    }
-
-    pub(super) fn adopted_by_empty_while_restarting(&mut self, node: NodeId, term: Term) {
-        let Role::Restarting(restart) = &mut self.role else { return };
-        if restart.candidacy.term() == term {
-            restart.candidacy.adopted_by_empty(node);
+            match previous {
+                Some(previous) => restart.candidacy.adopted_by(node, previous),
+                None => restart.candidacy.adopted_by_empty(node),
+            }
             self.maybe_start_term();
         }
     }

@@ -383,11 +383,8 @@ impl Node {
             return;
         }
         let has_followed = self.peers[index].set_size > 0;
-        if has_followed || (self.promotion.is_none() && bug(Bug::EmptyCounts)) {
-            self.adopted_while_restarting(standby, term, previous);
-        } else {
-            self.adopted_by_empty_while_restarting(standby, term);
-        }
+        let counts = has_followed || (self.promotion.is_none() && bug(Bug::EmptyCounts));
+        self.adopted_while_restarting(standby, term, counts.then_some(previous));
         if !matches!(self.role, Role::Restarting(_)) {
             self.offer(index, session);
         }
