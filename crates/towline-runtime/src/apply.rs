@@ -209,7 +209,6 @@ impl Worker {
         }
         let reset = self.shared.reset.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(from) = reset {
-            self.reader.forget();
             self.app.reset(from);
             self.at = from;
             *self.shared.applied.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();

@@ -7,13 +7,12 @@ use towline_core::types::{Geometry, LogId, Lsn, Position, Span};
 use towline_uring::ArenaReader;
 
 use crate::error::TailError;
-use crate::storage::{MappedSegment, Segments};
+use crate::storage::{SegmentReader, Segments};
 
 /// A reader with a position of its own kind: it is told where to read, and how far it may.
 pub(crate) struct BatchReader {
     arena: Option<ArenaReader>,
-    segments: Segments,
-    open: Option<std::sync::Arc<MappedSegment>>,
+    segments: SegmentReader,
     bytes: Vec<u8>,
     /// Behind the last batch that was passed.
     passed: Option<Position>,
@@ -29,7 +28,7 @@ pub(crate) struct Found {
 
 impl BatchReader {
     pub(crate) fn new(arena: Option<ArenaReader>, segments: Segments) -> BatchReader {
-        BatchReader { arena, segments, open: None, bytes: Vec::new(), passed: None }
+        BatchReader { arena, segments: SegmentReader::new(segments), bytes: Vec::new(), passed: None }
     }
 
     /// The position behind the last batch that [`next`](Self::next) passed, with records or without.
@@ -55,10 +54,13 @@ impl BatchReader {
     pub(crate) fn next(&mut self, from: Lsn, upto: Lsn) -> Result<Result<Found, Lsn>, TailError> {
         match self.next_header(from, upto)? {
             Ok((header, geometry)) => {
-                self.read_body(&header, geometry)?;
+                self.read_body(&header, geometry, upto)?;
                 Ok(Ok(Found { header, next: geometry.batch_place(header.end) }))
             }
-            Err(next) => Ok(Err(next)),
+            Err(next) => {
+                self.rest();
+                Ok(Err(next))
+            }
         }
     }
 
@@ -76,13 +78,13 @@ impl BatchReader {
         from: Lsn,
         upto: Lsn,
     ) -> Result<Result<(BatchHeader, Geometry), Lsn>, TailError> {
-        let Some((log, geometry)) = self.segments.log() else { return Ok(Err(from)) };
+        let Some((log, geometry)) = self.segments.segments().log() else { return Ok(Err(from)) };
         let mut at = geometry.batch_place(from.max(geometry.first_batch(0)));
         loop {
             if at >= upto {
                 return Ok(Err(at));
             }
-            let header = self.read_header(at, log, geometry)?;
+            let header = self.read_header(at, log, geometry, upto)?;
             if header.end > upto {
                 return Ok(Err(at));
             }
@@ -99,10 +101,10 @@ impl BatchReader {
     /// # Errors
     /// [`TailError`].
     pub(crate) fn find(&mut self, lsn: Lsn, upto: Lsn) -> Result<Option<Lsn>, TailError> {
-        let Some((log, geometry)) = self.segments.log() else { return Ok(None) };
+        let Some((log, geometry)) = self.segments.segments().log() else { return Ok(None) };
         let mut at = geometry.first_batch(geometry.segment_of(lsn));
         while at <= lsn && at < upto {
-            let header = self.read_header(at, log, geometry)?;
+            let header = self.read_header(at, log, geometry, upto)?;
             if lsn < header.end {
                 return Ok(Some(at));
             }
@@ -111,10 +113,15 @@ impl BatchReader {
         Ok(None)
     }
 
-    fn read_header(&mut self, at: Lsn, log: LogId, geometry: Geometry) -> Result<BatchHeader, TailError> {
-        let seq = geometry.segment_of(at);
-        let salt = self.salt(seq)?;
-        self.read(at, BATCH_HEADER_BYTES, geometry)?;
+    fn read_header(
+        &mut self,
+        at: Lsn,
+        log: LogId,
+        geometry: Geometry,
+        upto: Lsn,
+    ) -> Result<BatchHeader, TailError> {
+        let salt = self.salt(geometry.segment_of(at))?;
+        self.read(Span::new(at, at.plus(BATCH_HEADER_BYTES)), upto)?;
         let header = BatchHeader::decode(&self.bytes, log, salt, geometry)
             .map_err(|error| TailError::NotABatch { at, why: error.to_string() })?;
         if header.start != at {
@@ -126,14 +133,11 @@ impl BatchReader {
         Ok(header)
     }
 
-    fn read_body(&mut self, header: &BatchHeader, geometry: Geometry) -> Result<(), TailError> {
-        let seq = geometry.segment_of(header.start);
-        let stored = header.stored();
-        let from_segment =
-            self.read(header.body_start(), stored.end.bytes_since(header.body_start()), geometry)?;
+    fn read_body(&mut self, header: &BatchHeader, geometry: Geometry, upto: Lsn) -> Result<(), TailError> {
+        let from_segment = self.read(Span::new(header.body_start(), header.stored().end), upto)?;
         // What comes from the arena was checked on its way in, or made here; what comes from a disk was not.
         if from_segment {
-            let salt = self.salt(seq)?;
+            let salt = self.salt(geometry.segment_of(header.start))?;
             verify_body(header, &self.bytes, salt)
                 .map_err(|error| TailError::NotABatch { at: header.start, why: error.to_string() })?;
         }
@@ -141,52 +145,33 @@ impl BatchReader {
         Ok(())
     }
 
-    /// Fills the buffer; true when the bytes come from a segment file.
-    fn read(&mut self, at: Lsn, len: u64, geometry: Geometry) -> Result<bool, TailError> {
+    /// Fills the buffer; true when the bytes come from a segment file. Everything below `upto` is durable.
+    fn read(&mut self, span: Span, upto: Lsn) -> Result<bool, TailError> {
         self.bytes.clear();
         if let Some(arena) = &mut self.arena
-            && arena.copy_out(at.0..at.0 + len, &mut self.bytes).is_ok()
+            && arena.copy_out(span.start.0..span.end.0, &mut self.bytes).is_ok()
         {
             return Ok(false);
         }
-        let segment = self.segment(geometry.segment_of(at))?;
-        let bytes = segment.bytes(Span::new(at, at.plus(len)));
-        let bytes =
-            bytes.ok_or_else(|| TailError::Read(format!("{len} bytes at {at} leave their segment")))?;
-        self.bytes.extend_from_slice(bytes);
+        self.segments.read(span, upto, &mut self.bytes).map_err(read_error)?;
         Ok(true)
     }
 
     fn salt(&mut self, seq: u64) -> Result<u32, TailError> {
-        if let Some(open) = &self.open
-            && open.seq() == seq
-        {
-            return Ok(open.salt());
-        }
-        match self.segments.salt(seq) {
-            Some(salt) => Ok(salt),
-            None => self.segment(seq).map(|segment| segment.salt()),
-        }
+        self.segments.salt(seq).map_err(read_error)
     }
 
-    fn segment(&mut self, seq: u64) -> Result<std::sync::Arc<MappedSegment>, TailError> {
-        if let Some(open) = &self.open
-            && open.seq() == seq
-        {
-            return Ok(std::sync::Arc::clone(open));
-        }
-        let segment = self.segments.map(seq).map_err(|error| TailError::Read(error.to_string()))?;
-        self.open = Some(std::sync::Arc::clone(&segment));
-        Ok(segment)
+    /// Gives back what memory it has for reading from segments.
+    pub(crate) fn rest(&mut self) {
+        self.segments.rest();
     }
 
     /// Gives the arena's part back.
     pub(crate) fn take_arena(&mut self) -> Option<ArenaReader> {
         self.arena.take()
     }
+}
 
-    /// The log was cut: what is open may have been replaced.
-    pub(crate) fn forget(&mut self) {
-        self.open = None;
-    }
+fn read_error(error: std::io::Error) -> TailError {
+    TailError::Read(error.to_string())
 }

@@ -112,6 +112,11 @@ impl Tail {
         self.reader.next_bytes(at, limit(&self.handle, safe)).unwrap_or(0)
     }
 
+    /// Gives back the memory that reading ahead takes: for who is about to wait.
+    pub(crate) fn rest(&mut self) {
+        self.reader.rest();
+    }
+
     /// Where it stands when it has given all that may be read now.
     pub(crate) fn end_reached(&self) -> Option<Lsn> {
         (self.at >= self.limit()).then_some(self.at)
@@ -136,7 +141,6 @@ impl Tail {
                 return Err(TailError::Cut { to });
             }
             self.cuts = cuts;
-            self.reader.forget();
         }
         loop {
             let limit = self.limit();

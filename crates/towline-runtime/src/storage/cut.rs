@@ -32,6 +32,8 @@ pub(crate) fn cut_tail(
         remove_beyond(segments, geometry.segment_of(span.start), steps)?;
     }
     zero(segments, geometry, span, steps)?;
+    // Behind the zeros: what a reader took while they were written is void too.
+    segments.was_cut();
     Ok(kept)
 }
 

@@ -26,6 +26,8 @@ impl Files {
             let path = layout.segment(seq);
             let file = File::open(&path).map_err(|e| OpenError::io("open", &path, e))?;
             let bytes = file.metadata().map_err(|e| OpenError::io("look at", &path, e))?.len();
+            // What another program's reading has left in the page cache may be older than what was written past it.
+            let _ = fadvise(&file, 0, None, Advice::DontNeed);
             let _ = fadvise(&file, 0, None, Advice::Sequential);
             files.insert(seq, (file, bytes));
         }

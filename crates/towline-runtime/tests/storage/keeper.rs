@@ -1,14 +1,16 @@
 //! The keeper: segments made ahead, recycled, cut; the meta block written; disks that are full.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use towline_core::node::Input;
 use towline_core::types::{LogId, Lsn, Span};
-use towline_runtime::storage::{Command, Keeper, LogReader, Purpose, ShardDir, Steps, StorageOptions};
+use towline_runtime::storage::{
+    Command, Keeper, LogReader, Purpose, SegmentReader, ShardDir, Steps, StorageOptions,
+};
 
 use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload, stopping};
 
@@ -89,25 +91,48 @@ fn recycling_never_brings_old_batches_back() {
 }
 
 #[test]
-fn a_mapped_segment_is_unlinked_and_stays_readable() {
+fn a_segment_under_a_reader_is_unlinked_and_stays_readable() {
     let place = Place::new();
     let mut log = Log::start(place.open().unwrap());
     log.lead();
     let batch = log.append(&[b"kept by a reader"]);
     log.roll();
     log.append(&[b"next"]);
-    let mapped = log.segments.map(0).unwrap();
-    assert!(Arc::ptr_eq(&mapped, &log.segments.map(0).unwrap()), "readers share a mapping");
-    let before = mapped.bytes(batch.stored()).unwrap().to_vec();
+    let durable = batch.stored().end;
+    let mut reader = SegmentReader::new(log.segments.clone());
+    let mut before = Vec::new();
+    reader.read(batch.stored(), durable, &mut before).unwrap();
     let start = GEOMETRY.first_batch(1);
     log.change_meta(|meta| meta.log_start = start);
     log.kept.send(Command::Recycle { below: start });
     log.prepare(2);
-    assert!(log.segments.map(0).is_err());
-    assert_eq!(mapped.bytes(batch.stored()).unwrap(), before, "not recycled under the reader");
-    assert_eq!(mapped.bytes(Span::new(Lsn(0), GEOMETRY.segment_end(1))), None);
+    let mut other = SegmentReader::new(log.segments.clone());
+    let mut after = Vec::new();
+    assert_eq!(other.read(batch.stored(), durable, &mut after).unwrap_err().kind(), io::ErrorKind::NotFound);
+    reader.rest();
+    reader.read(batch.stored(), durable, &mut after).unwrap();
+    assert_eq!(after, before, "not recycled under the reader");
+    let leaves = Span::new(Lsn(0), GEOMETRY.segment_end(1));
+    assert_eq!(reader.read(leaves, leaves.end, &mut after).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     let zeros = fs::read(place.segment(2)).unwrap();
     assert!(zeros[8192..].iter().all(|byte| *byte == 0), "the new segment is a fresh file");
+}
+
+#[test]
+fn what_was_read_before_a_cut_is_void() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.lead();
+    log.append(&[b"stays"]);
+    let gone = log.append(&[b"is cut"]).stored();
+    let mut reader = SegmentReader::new(log.segments.clone());
+    let mut before = Vec::new();
+    reader.read(gone, gone.end, &mut before).unwrap();
+    let answer = log.kept.ask(Command::Truncate { to: gone.start, until: gone.end });
+    assert!(matches!(answer, Input::Truncated { .. }), "{answer:?}");
+    let mut after = Vec::new();
+    reader.read(gone, gone.end, &mut after).unwrap();
+    assert!(before != after && after.iter().all(|byte| *byte == 0), "zeros stand there now");
 }
 
 #[test]

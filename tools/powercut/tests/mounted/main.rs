@@ -25,6 +25,10 @@ fn main() {
         ),
         ("a_durable_write_in_flight_is_torn", data::a_durable_write_in_flight_is_torn),
         ("direct_access_must_be_aligned", data::direct_access_must_be_aligned),
+        (
+            "a_direct_read_sees_what_a_cached_page_may_hide",
+            data::a_direct_read_sees_what_a_cached_page_may_hide,
+        ),
         ("what_is_open_stays_dead_after_a_cut", data::what_is_open_stays_dead_after_a_cut),
         ("mappings_locks_and_unlinked_files_work", data::mappings_locks_and_unlinked_files_work),
         ("a_dirty_mapping_is_lost_like_any_other_write", data::dirty_pages_need_a_flush),
@@ -38,6 +42,10 @@ fn main() {
         ("local_survives_a_cut", towline::local_survives_a_cut),
         ("off_loses_what_was_not_flushed", towline::off_loses_what_was_not_flushed),
         ("a_flush_that_fails_poisons_the_log", towline::a_flush_that_fails_poisons_the_log),
+        (
+            "who_reads_segments_sees_what_is_written_meanwhile",
+            towline::who_reads_segments_sees_what_is_written_meanwhile,
+        ),
     ];
     let trials = tests
         .iter()

@@ -65,6 +65,40 @@ pub(crate) fn a_flush_that_fails_poisons_the_log() {
     assert_eq!(records(&reopened(&mounted, log)), [0]);
 }
 
+/// A page that a reader brings into the page cache while a direct write to it is under way can stay there as it was: the
+/// kernel takes it away before an asynchronous direct write to a FUSE file, and not again after it.
+pub(crate) fn who_reads_segments_sees_what_is_written_meanwhile() {
+    let mounted = Mounted::new();
+    let log = open(&mounted);
+    // As many as may read from the arena; what follows has to read the segments.
+    let others: Vec<_> = (0..16).map(|_| log.tail(Lsn(0)).unwrap()).collect();
+    let mut tail = log.tail(Lsn(0)).unwrap();
+    // Most of a write's way lies before its bytes can be read.
+    let slow = FaultChange { delay_write_us: Some(4000), ..FaultChange::default() };
+    mounted.mount.change_faults(&slow);
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let log = &log;
+            // Beside one another: when one write has ended, and is read, the next is under way.
+            scope.spawn(move || {
+                for record in (0..100).map(|number| writer << 32 | number) {
+                    log.append(&payload(record), Level::Local, None).unwrap().wait_timeout(LIMIT).unwrap();
+                }
+            });
+        }
+        let found: BTreeSet<u64> = (0..400)
+            .map(|_| {
+                let found = tail.next().unwrap().unwrap_or_else(|error| panic!("{error}"));
+                let record = u64::from_le_bytes(found.payload[..8].try_into().unwrap());
+                assert_eq!(found.payload, payload(record), "at {}", found.lsn);
+                record
+            })
+            .collect();
+        assert_eq!(found.len(), 400);
+    });
+    drop(others);
+}
+
 fn open(mounted: &Mounted) -> Log {
     // Small and alike on every machine. Its directory is new, too: a log is as durable as its name.
     let builder = Log::builder().segment_bytes(8 << 20).arena_bytes(4 << 20).retention_bytes(32 << 20);

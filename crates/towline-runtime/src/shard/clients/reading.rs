@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Receiver, SendTimeoutError, Sender, TryRecvError, bounded};
 use towline_core::format::RefusalCode;
 use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
 use towline_core::types::{Geometry, Lsn, Span};
@@ -16,7 +16,7 @@ use crate::error::TailError;
 use crate::handle::shared::Marks;
 use crate::handle::{Tail, TailBatch};
 use crate::shard::core::Core;
-use crate::storage::Segments;
+use crate::storage::SegmentReader;
 
 /// What a client gets to read.
 pub(super) enum Piece {
@@ -72,6 +72,9 @@ impl Reading {
             while !stopped.load(Ordering::Acquire) {
                 // Nothing is held while there is nothing to read, and no more than what there is.
                 let most = tail.wait_within(TAIL_LOOK) as usize;
+                if memory.hold_limit().is_some() {
+                    tail.rest();
+                }
                 let Some(mut lent) = memory.take(most, stopped, nudge) else { return };
                 let Some(batch) = tail.next_within(Duration::ZERO) else { return };
                 let batch = match batch.transpose() {
@@ -89,7 +92,14 @@ impl Reading {
                     lent.shrink_to(batch.bytes.len());
                     (Piece::Records(batch), lent)
                 });
-                if to.send(piece).is_err() {
+                let sent = match to.send_timeout(piece, PATIENCE) {
+                    Err(SendTimeoutError::Timeout(piece)) => {
+                        tail.rest();
+                        to.send(piece).is_ok()
+                    }
+                    sent => sent.is_ok(),
+                };
+                if !sent {
                     return;
                 }
                 shared.wake.notify();
@@ -106,12 +116,13 @@ impl Reading {
         let memory = Arc::clone(&core.read_memory);
         Reading::start(move |to, stopped| {
             let mut at = span.start;
+            let mut segments = SegmentReader::new(segments);
             let nudge = || _ = shared.wake.notify();
             while !stopped.load(Ordering::Acquire) {
                 let flushed = Marks::lsn(&shared.marks.flushed);
                 let most = MAX_SEND_BYTES as usize;
                 let Some(mut lent) = memory.take(most, stopped, nudge) else { return };
-                let piece = read_log(&segments, Span::new(at, span.end.min(flushed)), flushed);
+                let piece = read_log(&mut segments, Span::new(at, span.end.min(flushed)), flushed);
                 let (read, ended) = match &piece {
                     Ok(Piece::Log { bytes, .. }) => (bytes.len() as u64, bytes.is_empty()),
                     _ => (0, true),
@@ -158,16 +169,18 @@ impl Drop for Reading {
 }
 
 /// The first piece of `span`: of one segment, and at most as long as one send.
-fn read_log(segments: &Segments, span: Span, flushed: Lsn) -> Result<Piece, String> {
-    let Some((_, geometry)) = segments.log() else { return Err("this node has no log yet".to_owned()) };
+fn read_log(segments: &mut SegmentReader, span: Span, flushed: Lsn) -> Result<Piece, String> {
+    let Some((_, geometry)) = segments.segments().log() else {
+        return Err("this node has no log yet".to_owned());
+    };
     if span.start >= span.end {
         return Ok(Piece::Log { start: span.start, flushed, bytes: Bytes::new() });
     }
     let seq = geometry.segment_of(span.start);
     let end = span.end.min(geometry.segment_end(seq)).min(span.start.plus(MAX_SEND_BYTES));
-    let map = segments.map(seq).map_err(|error| error.to_string())?;
-    let mut bytes = vec![0; end.bytes_since(span.start) as usize];
-    map.read_at(span.start, &mut bytes).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::with_capacity(end.bytes_since(span.start) as usize);
+    segments.read(Span::new(span.start, end), end, &mut bytes).map_err(|error| error.to_string())?;
+    segments.rest();
     Ok(Piece::Log { start: span.start, flushed, bytes: Bytes::from(bytes) })
 }
 
@@ -182,4 +195,6 @@ pub(super) fn refuse_span(span: Span, log_start: Lsn, geometry: Option<Geometry>
 }
 
 const PIECES_AHEAD: usize = 1;
+/// A client that takes nothing for so long is waited for with empty hands.
+const PATIENCE: Duration = Duration::from_millis(5);
 const TAIL_LOOK: Duration = Duration::from_millis(100);
