@@ -101,8 +101,7 @@ where
         while Instant::now() < timing.until && !done() {
             let allocated = observer.allocations();
             if let Some(bytes) = observer.exposure_bytes() {
-                // An empty exposure counts as one byte: zero lies outside the histogram.
-                exposure_bytes.saturating_record(bytes.max(1));
+                exposure_bytes.saturating_record(bytes);
             }
             if Instant::now() >= next_look {
                 ring_workers = ring_workers.max(observer.ring_workers());

@@ -185,7 +185,7 @@ fn verdict(ratio: &PairedRatio, less_is_better: bool, bound: f64) -> Verdict {
 pub(crate) fn label(point: &Point) -> String {
     let mut label =
         format!("{} {} {} {}", point.system, point.experiment, point.client.as_str(), point.level);
-    label.push_str(&format!(", {}, {} B", load_label(point), point.record_bytes));
+    label.push_str(&format!(", {}, {}", load_label(point), crate::units::bytes(point.record_bytes)));
     if let Some(window) = point.window {
         label.push_str(&format!(", ω = {}", crate::table::window_words(Some(window))));
     }

@@ -95,7 +95,7 @@ pub(crate) fn load_label(point: &Point) -> String {
         label.push_str(&format!(" in {bursts}"));
     }
     if let Some(one_in) = point.detail.one_in {
-        label.push_str(&format!(", 1 in {one_in} stronger"));
+        label.push_str(&format!(", 1 in {one_in} at the higher level"));
     }
     label
 }
@@ -110,7 +110,7 @@ fn arrival_label(point: &Point) -> String {
     }
 }
 
-/// The rows of one experiment, in ladder order: level, then load, then the order of the report.
+/// The rows of one experiment, in ladder order: level, then load, then what else is varied, then the order of the report.
 pub(crate) fn rows<'a>(points: impl IntoIterator<Item = &'a Point>) -> Vec<Row<'a>> {
     let mut rows: Vec<Row<'a>> = Vec::new();
     for point in points {
@@ -168,11 +168,11 @@ fn same(a: &Point, b: &Point) -> bool {
         && a.detail.arrivals == b.detail.arrivals
 }
 
-fn order(point: &Point) -> (Level, u32, f64, f64, u32, u32) {
+fn order(point: &Point) -> (Level, f64, u32, u32, f64, u32) {
     let load = match point.load.arrival {
         Arrival::Closed(clients) => f64::from(clients),
         Arrival::OpenPerS(rate) => 1e6 + rate,
     };
     let threads = point.load.threads.unwrap_or(1);
-    (point.level, point.standbys, load, point.link_rtt_us, point.shards, threads)
+    (point.level, load, threads, point.standbys, point.link_rtt_us, point.shards)
 }

@@ -74,6 +74,13 @@ impl Curve<'_> {
             .find(|window| p50(*window).is_some_and(|p50_ns| p50_ns <= limit_ns))
     }
 
+    /// The window before [`Self::measured`], where there is one above 0.
+    fn too_small(&self) -> Option<Window> {
+        let measured = self.measured()?;
+        let smaller = self.windows().into_iter().take_while(|window| *window != measured).last();
+        smaller.filter(|window| self.in_bytes(*window) > 0.0)
+    }
+
     fn batch_bytes(&self) -> f64 {
         let batches: Vec<f64> = self
             .points
@@ -159,6 +166,7 @@ pub fn of_curve(report: &Report, curve: &Curve<'_>) -> Option<Knee> {
         formula_bytes: formula_bytes(lambda, remote_ns, durable_write_ns, batch_bytes),
         formula_under_load_bytes: ends.map(|(zero, inf)| formula_bytes(lambda, zero, inf, batch_bytes)),
         measured_bytes: curve.measured().map(|window| curve.in_bytes(window)),
+        too_small_bytes: curve.too_small().map(|window| curve.in_bytes(window)),
     })
 }
 
@@ -223,6 +231,7 @@ mod tests {
         assert_eq!(knee.formula_bytes, lambda * 5_040_000.0 * 1e-9);
         assert_eq!(knee.formula_under_load_bytes, Some(lambda * 5_040_000.0 * 1e-9));
         assert_eq!(knee.measured_bytes, Some(13312.0), "the first window past {}", knee.formula_bytes);
+        assert_eq!(knee.too_small_bytes, Some(12288.0));
         assert_eq!(predicted_ns(knee, 0.0, 256.0), 5_140_000.0);
         assert_eq!(predicted_ns(knee, 1e9, 256.0), 100_000.0);
     }
@@ -240,6 +249,7 @@ mod tests {
             formula_bytes: formula_bytes(lambda, 5.14e6, 1e5, 256.0),
             formula_under_load_bytes: None,
             measured_bytes: None,
+            too_small_bytes: None,
         };
         assert_eq!(predicted_ns(&knee, 0.0, 256.0), 5.14e6);
         assert!((predicted_ns(&knee, knee.formula_bytes, 256.0) - 1e5).abs() < 1.0);

@@ -553,6 +553,9 @@ pub struct Knee {
     pub formula_under_load_bytes: Option<f64>,
     /// The smallest window whose p50 is within 10 % of that at ω = ∞.
     pub measured_bytes: Option<f64>,
+    /// The next smaller window of the sweep: the knee lies above it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub too_small_bytes: Option<f64>,
 }
 
 #[cfg(test)]

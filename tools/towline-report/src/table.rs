@@ -130,6 +130,11 @@ pub(crate) fn title_of(experiment: &str) -> String {
         "standbys" => "One to eight standbys".into(),
         "shards" => "Shards".into(),
         "rtt" => "Distance".into(),
+        "mixed" => "Two levels in one stream".into(),
+        "bursts" => "The same load in bursts".into(),
+        "sizes" => "Records of many sizes".into(),
+        "off" => "Off: what the log takes".into(),
+        "stream" => "Streaming to a standby".into(),
         other => capitalised(&other.replace(['_', '-'], " ")),
     }
 }

@@ -1,7 +1,7 @@
 //! How long an experiment will take, so that nobody has to guess.
 
 use super::{Experiment, Kind, Windows};
-use crate::run::pair;
+use crate::run::{LOOKS_OF_A_SWEEP, pair};
 
 impl Experiment {
     /// Seconds that it will take, about: what is measured, and what stands around it.
@@ -26,7 +26,8 @@ impl Experiment {
         };
         match self.kind {
             Kind::Window => of_rates + if matches!(self.windows, Windows::Sweep { .. }) { 2.0 } else { 0.0 },
-            Kind::Rates | Kind::Knee | Kind::Stall => of_rates,
+            Kind::Rates | Kind::Stall => of_rates,
+            Kind::Knee => of_rates * f64::from(LOOKS_OF_A_SWEEP),
             // A closed loop has no rate to look for.
             _ => 0.0,
         }

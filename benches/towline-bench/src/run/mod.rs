@@ -11,6 +11,7 @@ mod stream;
 mod sweep;
 mod timeline;
 
+pub(crate) use cluster_points::LOOKS_OF_A_SWEEP;
 pub use off::OffRoom;
 pub(crate) use session::Facts;
 

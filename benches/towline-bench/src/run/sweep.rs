@@ -2,16 +2,18 @@
 
 use towline_core::types::Window;
 
-/// 0, finite windows in equal ratios from an eighth of the knee to eight times it, ∞; `steps` in all. Below one record
-/// every window is 0, so the smallest finite one holds two.
+/// 0, finite windows from an eighth of the knee to eight times it, closer together near the knee, ∞; `steps` in all.
+/// Below one record every window is 0, so the smallest finite one holds two.
 pub(super) fn windows(steps: usize, knee_bytes: f64, record_bytes: u64) -> Vec<Window> {
     let finite = steps.saturating_sub(2).max(2);
     let lowest = (knee_bytes / 8.0).max(2.0 * record_bytes as f64);
     let highest = (knee_bytes * 8.0).max(lowest * 32.0);
-    let ratio = (highest / lowest).powf(1.0 / (finite as f64 - 1.0));
+    let (middle, half) = ((lowest * highest).sqrt(), (highest / lowest).sqrt());
     let mut windows = vec![Window::Bytes(0)];
     for step in 0..finite {
-        let bytes = two_digits(lowest * ratio.powi(step as i32)) as u64;
+        let from_middle = 2.0 * step as f64 / (finite as f64 - 1.0) - 1.0;
+        let power = from_middle.signum() * from_middle.abs().powf(1.6);
+        let bytes = two_digits(middle * half.powf(power)) as u64;
         windows.push(Window::Bytes(bytes.max(2 * record_bytes)));
     }
     windows.push(Window::Infinite);

@@ -113,8 +113,23 @@ fn latency_section(report: &Report, experiment: &str) -> String {
         "sync_rules" => "The same standbys and the same load; only who must have the record differs.",
         "shards" => "Each shard is a log with a core of its own.",
         "rtt" => {
-            "The same load over an emulated link. What the own disk answers is as far away as before; what a standby must \
-             answer costs a round trip."
+            "The same load over an emulated link. The own disk is as far away as before (but the link’s threads need a \
+             share of the cores); what a standby must answer costs a round trip."
+        }
+        "mixed" => {
+            "A few records of a stream ask for more than the others. What the others wait does not change; only the few \
+             pay. Both rows of a load are one run."
+        }
+        "bursts" => {
+            "As many records per second, evenly or in bursts: the last record of a burst waits for those before it."
+        }
+        "sizes" => "Record sizes drawn from a distribution instead of one size.",
+        "off" => {
+            "One thread appends as fast as it can, an acknowledgement is a place in the log; all of it is flushed and \
+             found again afterwards."
+        }
+        "stream" => {
+            "One thread appends as fast as it can while a standby takes the log and the primary trims it."
         }
         _ => "",
     };
@@ -260,8 +275,21 @@ fn noise_section(report: &Report) -> String {
         (false, false) => "The run as a whole is quiet; some rows are to be read with care.",
     };
     let items = noise.of_run.iter().map(|mark| escape(mark));
-    let rows = noise.of_rows.iter().map(|(row, why)| format!("{}: {}", escape(row), escape(why)));
-    let items: String = items.chain(rows).map(|item| format!("<li>{item}</li>")).collect();
+    // Many rows crowd the processors by themselves: one line for those that have no other mark.
+    let (crowded, others): (Vec<_>, Vec<_>) =
+        noise.of_rows.iter().partition(|(_, why)| why.starts_with("CPU pressure") && !why.contains(';'));
+    let crowded = (!crowded.is_empty()).then(|| {
+        let share = crate::noise::PRESSURE_PERCENT;
+        let rows: String = crowded.iter().map(|(row, why)| format!("<br>{}: {}", escape(row), escape(why))).collect();
+        format!(
+            "<details><summary>CPU pressure above {share:.0} % and nothing else: {} rows. Where the threads of a row are more \
+             than the cores, it makes that itself.</summary>{}</details>",
+            crowded.len(),
+            rows.trim_start_matches("<br>")
+        )
+    });
+    let rows = others.iter().map(|(row, why)| format!("{}: {}", escape(row), escape(why)));
+    let items: String = items.chain(rows).chain(crowded).map(|item| format!("<li>{item}</li>")).collect();
     let list = if items.is_empty() { String::new() } else { format!("<ul>{items}</ul>") };
     format!(
         "<section id=\"noise\"><h2>What disturbed it</h2><p class=\"lead\">{verdict} Marked are: {}. {} of {} rows are \

@@ -46,9 +46,6 @@ pub(super) fn row_label(row: &Row<'_>, all: &[Row<'_>]) -> String {
             format!(", {}", units::duration(link * 1e3))
         });
     }
-    if let Some(one_in) = row.point.detail.one_in {
-        label.push_str(&format!(", 1 in {one_in}"));
-    }
     label
 }
 
@@ -239,7 +236,7 @@ pub(super) fn knees(knees: &[Knee]) -> String {
             units::duration(knee.remote_ns),
             units::bytes(knee.formula_bytes),
             knee.formula_under_load_bytes.map_or("–".into(), units::bytes),
-            knee.measured_bytes.map_or("not reached".into(), units::bytes),
+            measured_words(knee),
         ];
         body.push_str(&format!(
             "<tr><th scope=\"row\"><b>{}</b></th>{}</tr>",
@@ -251,9 +248,17 @@ pub(super) fn knees(knees: &[Knee]) -> String {
     format!(
         "<h3>The knee</h3><p>By the formula W* = λ (N + F<sub>standby</sub> − F), at least one batch: once with the \
          floors, once with both ends of the curve itself in their place. Measured: the smallest ω whose p50 is within \
-         10 % of that at ∞.</p>{}",
+         10 % of that at ∞; in brackets the next smaller one, which is not.</p>{}",
         table(&head, &body)
     )
+}
+
+fn measured_words(knee: &Knee) -> String {
+    let smaller = match knee.too_small_bytes {
+        Some(bytes) => format!(" ({})", units::bytes(bytes)),
+        None => String::new(),
+    };
+    knee.measured_bytes.map_or("not reached".into(), |bytes| units::bytes(bytes) + &smaller)
 }
 
 pub(super) fn checks(checks: &[Check]) -> String {

@@ -46,7 +46,7 @@ pub(super) fn section(report: &Report, loss: Option<&SurviveRun>) -> String {
         text.push_str(&format!("<h3>{}</h3>", escape(&title)));
         text.push_str(&figure(
             &format!("window-{index}"),
-            false,
+            hides_p50(curve),
             &legend,
             &window_curve(curve, knee, &label),
             match curve.load.arrival {
@@ -80,6 +80,13 @@ fn window_curve(curve: &Curve<'_>, knee: Option<&Knee>, label: &str) -> String {
         }
     }
     text
+}
+
+/// Whether one bad p99 would press the line of the p50 flat on a linear axis.
+fn hides_p50(curve: &Curve<'_>) -> bool {
+    let most =
+        |value: fn(&Row<'_>) -> f64| rows(curve.points.iter().copied()).iter().map(value).fold(0.0, f64::max);
+    most(|row| row.p99().max) > 8.0 * most(|row| row.p50().max)
 }
 
 fn window_curve_once(
