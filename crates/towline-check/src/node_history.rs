@@ -26,6 +26,8 @@ pub struct NodeHistory {
     goes_on: bool,
     leading: Option<(Term, Lsn)>,
     end: Position,
+    /// What was received: a node ignores what comes on a session that it has closed, and only what comes after tells.
+    received: VecDeque<Received>,
     /// Batches that are not flushed: stored bytes, end.
     unflushed: VecDeque<(Span, Lsn)>,
     /// Bytes on stable storage past the flushed position, merged.
@@ -40,6 +42,14 @@ pub struct NodeHistory {
     doubtful: Option<Event>,
     /// What asks for more from here on. Acks come out at a turn's end, and may have been due before this came in.
     later: Vec<Event>,
+}
+
+/// A log, and the rules in it, before a batch that was received.
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    before: Position,
+    in_force: u64,
+    pending: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +120,7 @@ impl NodeHistory {
             goes_on,
             leading: None,
             end: recovered.end,
+            received: VecDeque::new(),
             unflushed: VecDeque::new(),
             durable: BTreeMap::new(),
             epoch: 0,
@@ -143,11 +154,13 @@ impl NodeHistory {
             Input::Disconnected { session, .. } => self.session_ended(*session, events),
             Input::Frame { session, frame } => self.frame(*session, frame, events),
             Input::Received { header, rules, .. } => {
-                self.end = header.after();
-                rules.iter().for_each(|(version, text)| self.rules.received(*version, text));
+                self.received(header, rules);
             }
             Input::Promote(request) => self.promotion = Some(request.clone()),
-            Input::Truncated { end, .. } => self.end = *end,
+            Input::Truncated { end, .. } => {
+                self.received.clear();
+                self.end = *end;
+            }
             Input::BatchSealed(batch) if self.leading.is_some() => self.sealed(batch, events),
             Input::Ticket(ticket) if self.leading.is_some() => events.push(Event::Ticket(of_ticket(ticket))),
             Input::Wait { ticket, lsn, level } if self.leading.is_some() => {
@@ -242,6 +255,8 @@ impl NodeHistory {
     // --- leadership
 
     fn begin(&mut self, term: Term, start: Lsn, events: &mut Vec<Event>) {
+        self.goes_back_to(start);
+        self.received.clear();
         if let Some(promotion) = self.promotion.take() {
             self.rules.promoted(&promotion);
         }
@@ -303,6 +318,27 @@ impl NodeHistory {
     }
 
     // --- the log
+
+    fn received(&mut self, header: &BatchHeader, rules: &[(u64, String)]) {
+        self.goes_back_to(header.start);
+        if self.received.len() >= MOST_RECEIVED {
+            self.received.pop_front();
+        }
+        let (in_force, pending) = (self.rules.in_force, self.rules.pending);
+        self.received.push_back(Received { before: self.end, in_force, pending });
+        self.end = header.after();
+        rules.iter().for_each(|(version, text)| self.rules.received(*version, text));
+    }
+
+    /// The log goes on from here: what was received beyond was ignored.
+    fn goes_back_to(&mut self, start: Lsn) {
+        while self.end.lsn > start
+            && let Some(ignored) = self.received.pop_back()
+        {
+            self.end = ignored.before;
+            (self.rules.in_force, self.rules.pending) = (ignored.in_force, ignored.pending);
+        }
+    }
 
     fn sealed(&mut self, batch: &SealedBatch, events: &mut Vec<Event>) {
         if batch.closed && batch.body_bytes == 0 {
@@ -464,6 +500,8 @@ fn report_event(peer: u16, marks: [Lsn; 3]) -> Event {
     Event::Report { peer, written, flushed, applied }
 }
 
+/// Received batches that may turn out to have been ignored: more than an arena holds.
+const MOST_RECEIVED: usize = 1 << 14;
 /// Place of a stage among the marks of a report.
 const FLUSHED: usize = 1;
 

@@ -243,6 +243,16 @@ fn the_good_history_is_clean_and_says_what_was_looked_at() {
 }
 
 #[test]
+fn a_rule_that_was_due_is_in_force_although_a_standby_was_replaced_before_anybody_said_so() {
+    let mut history = good();
+    let at = place_of(&history, |event| matches!(event, Event::RuleInForce { .. }));
+    history.truncate(at + 1);
+    history.insert(at, Event::Standby { peer: 1, name: "b".to_owned(), node: 3 });
+    let verdict = check(&history);
+    assert!(verdict.is_clean(), "{:#?}", verdict.violations);
+}
+
+#[test]
 fn a_history_survives_being_written_and_read() {
     let mut text = Vec::new();
     write_events(&mut text, &good()).unwrap();

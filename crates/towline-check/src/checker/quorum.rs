@@ -111,7 +111,8 @@ impl Checker {
             return self.flag(Kind::RuleTooEarly, format!("version {version} is not pending"));
         };
         let bound = self.quorum.safe(self.quorum.in_force, Stage::Flushed);
-        if self.own_flushed < end || !reaches(bound, end) {
+        // It may have come into force long ago, and a standby been replaced since: what tells of it is the next ack.
+        if !self.is_change_due && (self.own_flushed < end || !reaches(bound, end)) {
             let flushed = self.own_flushed;
             self.flag(Kind::RuleTooEarly, format!("record to {end}, flushed {flushed}, safe {bound:?}"));
         }

@@ -27,6 +27,7 @@ impl Host {
                 }
                 block[..BATCH_HEADER_BYTES as usize].copy_from_slice(&header.encode(salt));
                 self.arena.put(header.start, &block);
+                self.batch_stands(&header);
             }
             Output::Write { span, epoch } => self.write(span, epoch, env),
             Output::PrepareSegment { seq, salt } => self.prepare(seq, salt, env),

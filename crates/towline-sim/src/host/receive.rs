@@ -46,6 +46,14 @@ impl Host {
         self.inbox.push_back(Input::Disconnected { session, error: "gone".into(), jitter });
     }
 
+    /// The node has told a session to go whose other end was gone already: what waits of it is nobody's.
+    pub fn let_go(&mut self, session: SessionId) {
+        if let Some(Message::End(jitter)) = self.held.get(&session).and_then(|held| held.back()) {
+            let jitter = *jitter;
+            self.session_ended(session, jitter);
+        }
+    }
+
     pub(super) fn receive_from(&mut self, session: SessionId, at: Lsn, credit: Lsn) {
         match &mut self.receiving {
             Some(receiving) if receiving.session == session => receiving.credit = credit,
@@ -58,14 +66,14 @@ impl Host {
         let sessions: Vec<SessionId> = self.held.keys().copied().collect();
         for session in sessions {
             let Some(mut held) = self.held.remove(&session) else { continue };
-            if self.pump_session(session, &mut held, env) && !held.is_empty() {
+            self.pump_session(session, &mut held, env);
+            if !held.is_empty() {
                 self.held.insert(session, held);
             }
         }
     }
 
-    /// False: the session is no good any more.
-    fn pump_session(&mut self, session: SessionId, held: &mut VecDeque<Message>, env: &mut Env) -> bool {
+    fn pump_session(&mut self, session: SessionId, held: &mut VecDeque<Message>, env: &mut Env) {
         while let Some(message) = held.pop_front() {
             let (span, bytes) = match message {
                 Message::Frame(frame) => {
@@ -73,14 +81,14 @@ impl Host {
                     self.feed(Input::Frame { session, frame });
                     if is_segment {
                         // The node may want it made anew: that is carried out before its bytes are looked at.
-                        return true;
+                        return;
                     }
                     continue;
                 }
                 Message::End(jitter) => {
                     self.receiving.take_if(|receiving| receiving.session == session);
                     self.feed(Input::Disconnected { session, error: "gone".into(), jitter });
-                    return false;
+                    return;
                 }
                 Message::Bytes(span, bytes) => (span, bytes),
             };
@@ -97,16 +105,15 @@ impl Host {
                 Taken::Yes => {}
                 Taken::NotYet => {
                     held.push_front(Message::Bytes(span, bytes));
-                    return true;
+                    return;
                 }
                 Taken::Damaged => {
                     sometimes!(env.marks, DamagedStream);
                     self.wishes.push(Wish::Damaged(session));
-                    return false;
+                    return;
                 }
             }
         }
-        true
     }
 
     /// Takes bytes into the arena and hands over the batches that are complete.
@@ -135,9 +142,7 @@ impl Host {
                 return Taken::Damaged;
             };
             let hash = BatchHeader::hash(&header.encode(salt));
-            if self.config.applies {
-                self.ends.insert(header.end, header.after());
-            }
+            self.batch_stands(&header);
             self.rules.extend(summary.rules.iter().cloned());
             self.feed(Input::Received { session, header, hash, rules: summary.rules });
             at = header.end;
@@ -146,5 +151,13 @@ impl Host {
             receiving.at = at;
         }
         Taken::Yes
+    }
+
+    /// A batch has this place in the log: what the application knew to stand from there on does not.
+    pub(super) fn batch_stands(&mut self, header: &BatchHeader) {
+        if self.config.applies {
+            self.ends.split_off(&header.start.plus(1));
+            self.ends.insert(header.end, header.after());
+        }
     }
 }

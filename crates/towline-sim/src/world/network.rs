@@ -90,6 +90,7 @@ impl World {
             self.end_one_side(link, way);
             self.links[link].ways[way].ended = true;
         }
+        self.hosts[n].let_go(session);
     }
 
     /// One end is gone and its process knows; what it had sent still arrives, what comes for it does not.
