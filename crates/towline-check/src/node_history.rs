@@ -17,8 +17,8 @@ use towline_core::types::{Lsn, Position, SessionId, Span, StandbyWatermarks, Ter
 
 use crate::event::{AckEvent, Event, TicketEvent};
 
-/// Makes events of one life of a node: [`NodeHistory::input`] before each input is handled, [`NodeHistory::output`]
-/// for each output, in the order in which they happen.
+/// Makes events of one life of a node: [`NodeHistory::input`] before each input is handled that the node
+/// [hears](towline_core::node::Node::hears), [`NodeHistory::output`] for each output, in the order in which they happen.
 #[derive(Debug)]
 pub struct NodeHistory {
     config: NodeConfig,
@@ -238,7 +238,16 @@ impl NodeHistory {
                 self.settle_doubt(events);
                 self.leading = None;
             }
-            NodeEvent::StandbyStreaming { peer } => self.set_live(usize::from(peer.0), true, events),
+            NodeEvent::StandbyStreaming { peer } => {
+                let place = usize::from(peer.0);
+                let is_new = self.peers.get(place).is_some_and(|peer| !peer.live) && self.leading.is_some();
+                // A rule that came in this turn knew only those who streamed before.
+                if is_new && self.later.iter().any(|event| matches!(event, Event::Rule { .. })) {
+                    self.peers[place].live = true;
+                    return self.later.push(Event::Live { peer: peer.0, live: true });
+                }
+                self.set_live(place, true, events);
+            }
             NodeEvent::StandbyExcluded { peer, .. } if self.leading.is_some() => {
                 self.doubtful = None;
                 if let Some(peer) = self.peers.get_mut(usize::from(peer.0)) {
@@ -247,6 +256,10 @@ impl NodeHistory {
                 self.later.push(Event::Excluded { peer: peer.0 });
             }
             NodeEvent::Degraded { .. } => events.push(Event::Degraded),
+            // Behind who streams now.
+            NodeEvent::Healed if self.later.iter().any(|event| matches!(event, Event::Live { .. })) => {
+                self.later.push(Event::Healed);
+            }
             NodeEvent::Healed => events.push(Event::Healed),
             _ => {}
         }

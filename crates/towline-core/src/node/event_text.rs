@@ -49,7 +49,7 @@ impl Display for Line<'_> {
             Event::StandbyExcluded { peer, reported, now } => write!(
                 f,
                 "standby {} EXCLUDED: it had reported {reported} as flushed and came back with {now}: it has lost \
-                 durable data and no longer counts",
+                 durable data and no longer counts; empty its directory and start it again",
                 name(peer)
             ),
             Event::Degraded { released } => write!(

@@ -165,6 +165,10 @@ impl Following {
         self.permitted = end;
     }
 
+    pub(super) fn hears(&self, session: SessionId) -> bool {
+        self.guests.iter().any(|guest| guest.session == session && !guest.closing)
+    }
+
     /// A guest that has not been told to go.
     pub(super) fn guest(&mut self, session: SessionId) -> Option<&mut Guest> {
         self.guests.iter_mut().find(|guest| guest.session == session && !guest.closing)

@@ -9,7 +9,7 @@
 //! | --- | --- |
 //! | the world in | `handle` |
 //! | the world out | `poll_output`, `wants_batch`, `next_deadline_ns` |
-//! | getters | `watermarks`, `status` |
+//! | getters | `watermarks`, `status`, `hears` |
 
 mod adopting;
 mod config;

@@ -302,7 +302,16 @@ impl Node {
             None if self.config.fresh || self.config.alone => {
                 Candidacy::new(term, led, self.peers.len(), (0, 0))
             }
-            None => Candidacy::new(term, led, self.known_set(), self.rules.synchronous()),
+            None => Candidacy::new(term, led, self.known_set(), self.rules_of_restart()),
+        }
+    }
+
+    /// The smallest and largest k that may have acknowledged. A log without a rule, whose last term another node led, may
+    /// end before the first one: then it can have been any.
+    fn rules_of_restart(&self) -> (usize, usize) {
+        match self.rules.synchronous() {
+            (0, 0) if self.log_reach().last_term.node != self.config.node => (1, self.known_set()),
+            known => known,
         }
     }
 

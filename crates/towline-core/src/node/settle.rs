@@ -154,7 +154,9 @@ impl Node {
     /// the net without what was acknowledged in the last heartbeat.
     fn settle_acknowledged(&mut self) {
         if self.is_leading() && self.gate.rule().1.is_some() {
-            self.acknowledged = self.acknowledged.max(self.safe_flushed());
+            // Standbys may be ahead: what is not flushed here is acknowledged at no level, and a crash may take it.
+            let acknowledged = self.safe_flushed().min(self.own_flushed());
+            self.acknowledged = self.acknowledged.max(acknowledged);
         }
         let is_due = self.now_ns.saturating_sub(self.acknowledged_ns) >= self.config.heartbeat_ns
             && !bug(Bug::AcknowledgedForgotten);

@@ -6,7 +6,7 @@
 //! Each standby has one cursor. Bytes behind the cursor come from the arena while they are there and from segment
 //! files when they are not; the cursor passes from one to the other without a gap or a duplicate.
 
-use super::{Event, Node, Output, PeerStatus, Role, note};
+use super::{Event, Input, Node, Output, PeerStatus, Role, note};
 use crate::bugs::{Bug, bug};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use crate::replication::progress::{Report, ShipMode};
@@ -292,6 +292,16 @@ impl Node {
     }
 
     /// Tells a session to go. It is not heard any more; its end comes as `Disconnected`.
+    /// Whether an input is looked at at all: what comes on a session that this node has told to go is not. The driver
+    /// hands it over all the same until it says that the session is gone.
+    pub fn hears(&self, input: &Input) -> bool {
+        let (Input::Frame { session, .. } | Input::Received { session, .. }) = input else { return true };
+        match self.peer_of(*session) {
+            Some(index) => !matches!(self.peers[index].link, Link::Closing { .. }),
+            None => self.following.hears(*session),
+        }
+    }
+
     pub(super) fn close(&mut self, session: SessionId, why: &str) {
         if let Some(index) = self.peer_of(session) {
             let shipped = match self.peers[index].link {

@@ -104,6 +104,8 @@ fn a_newer_session_of_a_node_ends_its_older_one() {
     assert!(has(&outputs, |output| matches!(output, Output::Close { session: SessionId(1), .. })));
     let late = standby.receive(1, term(1, 100), START.0, 0);
     assert!(late.is_empty(), "what the older one still sends is not taken");
+    let of = |session| Input::Frame { session: SessionId(session), frame: Frame::FetchEnd { end: START } };
+    assert!(!standby.node.hears(&of(1)) && standby.node.hears(&of(2)), "and it says so");
     assert_eq!(standby.node.watermarks().end.lsn, START);
 }
 
@@ -168,6 +170,27 @@ fn a_condemned_tail_is_no_log_end() {
 #[test]
 fn with_no_rule_a_restart_needs_nobody() {
     assert!(Probe::primary(2, None, START.0).leads());
+}
+
+#[test]
+fn a_log_without_a_rule_that_another_led_may_end_before_the_first_one() {
+    let config = NodeConfig {
+        node: NodeId(50),
+        log: LOG,
+        geometry: GEOMETRY,
+        role: StartRole::Primary,
+        standbys: vec!["s1".into(), "s2".into(), "s3".into()],
+        ..NodeConfig::default()
+    };
+    let meta = Meta { adopted: term(1, 100), history: OLD(), set_size: 3, ..Meta::default() };
+    let mut primary = Probe::new(config, at(START.0), 77, None, meta);
+    assert!(!primary.leads(), "what lies behind its end may hold a rule, and acknowledged records");
+    for peer in [0, 1] {
+        assert!(!primary.leads());
+        primary.welcome(peer, term(1, 100), end_of(term(1, 100), START.0), 0);
+        primary.adopted(peer, term(1, 100));
+    }
+    assert!(primary.leads(), "no rule asks for less than one standby: all but one have adopted");
 }
 
 #[test]
@@ -288,6 +311,27 @@ fn a_report_counts_only_from_the_start_of_the_leaders_term() {
     primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });
     report(&mut primary, 0, START.0 + 4096);
     assert_eq!(primary.node.status().gate.safe[1].map(|safe| safe.lsn.0), Some(START.0 + 4096));
+}
+
+#[test]
+fn what_is_not_flushed_here_is_acknowledged_at_no_level_although_standbys_are_ahead() {
+    let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0 + 4096);
+    let (seal, epoch) = written(&primary.out);
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+    primary.adopted(0, term(1, 100));
+    primary.adopted(0, Term::default());
+    primary.frame(0, Frame::Ready { from: START, previous_hash: 0 });
+    report(&mut primary, 0, START.0);
+    for span in [Span::new(START, seal.start), seal] {
+        primary.feed(Input::Sent { session: SessionId(0), span });
+    }
+    report(&mut primary, 0, seal.end.0);
+    assert_eq!(primary.node.status().gate.safe[1].map(|safe| safe.lsn), Some(seal.end));
+    primary.feed(Input::Tick { now_ns: 10_000_000_000 });
+    assert!(primary.meta.acknowledged <= seal.start, "a crash may still take it: {:?}", primary.meta);
+    primary.feed(Input::Flushed { span: seal, epoch });
+    primary.feed(Input::Tick { now_ns: 20_000_000_000 });
+    assert_eq!(primary.meta.acknowledged, seal.end);
 }
 
 #[test]

@@ -83,6 +83,8 @@ pub struct Host {
     pub promotion_refused: bool,
     /// A standby of its that has to begin anew.
     pub must_resync: Option<usize>,
+    /// One that lost durable data, and counts again only when it begins anew.
+    pub excluded: Option<usize>,
     /// Reported since it was started: the next start must find this.
     pub reported: [Lsn; 2],
     /// In which term.
@@ -132,6 +134,7 @@ impl Host {
             stopped: false,
             promotion_refused: false,
             must_resync: None,
+            excluded: None,
             reported: [Lsn(0); 2],
             reported_in: Term::default(),
             ever: BTreeMap::new(),
@@ -189,7 +192,7 @@ impl Host {
         self.tape = self.keeps_tape.then(|| Tape::new(&self.config, &recovered, &meta));
         self.node = Some(Node::new(self.config.clone(), recovered, meta));
         (self.halted, self.poisoned, self.stepped_down, self.stopped) = (None, false, false, false);
-        self.promotion_refused = false;
+        (self.promotion_refused, self.excluded) = (false, None);
         self.frozen = true;
         self.drain(env);
         Ok(end)
@@ -265,12 +268,11 @@ impl Host {
         if let Some(tape) = &mut self.tape {
             tape.input(&input);
         }
-        if let Some(history) = &mut self.history {
+        let Some(node) = &mut self.node else { return };
+        if let Some(history) = self.history.as_mut().filter(|_| node.hears(&input)) {
             history.input(&input, &mut self.told);
         }
-        if let Some(node) = &mut self.node {
-            node.handle(input);
-        }
+        node.handle(input);
     }
 
     fn do_segment_job(&mut self, env: &mut Env) {

@@ -180,7 +180,10 @@ impl Host {
                 sometimes!(env.marks, SteppedDown);
                 self.stepped_down = true;
             }
-            Event::StandbyExcluded { .. } => sometimes!(env.marks, Excluded),
+            Event::StandbyExcluded { peer, .. } => {
+                sometimes!(env.marks, Excluded);
+                self.excluded = Some(usize::from(peer.0));
+            }
             Event::StandbyMustResync { peer, .. } => {
                 sometimes!(env.marks, Resync);
                 self.must_resync = Some(usize::from(peer.0));

@@ -253,15 +253,17 @@ impl World {
         }
     }
 
-    /// A standby that the newest leader, or its relay, cannot serve any more begins anew.
+    /// A standby that the newest leader, or its relay, cannot serve any more, or has excluded, begins anew.
     fn resync(&mut self) {
         let Some(leader) = self.newest_leader().filter(|leader| *leader == self.plan.wanted) else { return };
         for sender in 0..self.hosts.len() {
-            let Some(peer) = self.hosts[sender].must_resync.take() else { continue };
+            let host = &mut self.hosts[sender];
+            let Some(peer) = host.must_resync.take().or(host.excluded) else { continue };
             let Some(n) = self.peer_host(sender, peer) else { continue };
             let is_due = sender == leader || !self.is_member(n);
             let may = !self.is_member(n) || self.plan.fragile.is_none_or(|(fragile, _)| fragile == n);
             if is_due && may && n != leader && self.hosts[n].node.is_some() {
+                self.hosts[sender].excluded.take_if(|excluded| *excluded == peer);
                 self.replace(n);
             }
         }
@@ -317,11 +319,17 @@ impl World {
         let node = self.hosts[leader].node.as_ref();
         let Some(watermarks) = node.map(|node| node.watermarks()) else { return false };
         let end = watermarks.end.lsn;
+        // A log of another term may end at the same place.
+        let newest = |host: &Host| host.disk.meta.history.last().map(|entry| entry.term);
+        let term = newest(&self.hosts[leader]);
         let is_settled = self.plan.start_ns.iter().chain(&self.plan.bounce_ns).all(Option::is_none);
         is_settled
             && leader == self.plan.wanted
             && self.waiting.is_empty()
-            && self.hosts.iter().all(|host| host.node.is_some() && host.flushed() == end)
+            && self
+                .hosts
+                .iter()
+                .all(|host| host.node.is_some() && host.flushed() == end && newest(host) == term)
             && node.is_some_and(|node| {
                 node.status().standbys.iter().all(|standby| standby.watermarks.flushed.lsn == end)
             })

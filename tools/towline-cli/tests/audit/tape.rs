@@ -21,7 +21,9 @@ pub fn read(path: &Path) -> Vec<Event> {
                 *life = Some((Node::new(*config, *recovered, *meta), history));
             }
             (TapeLine::In(input), Some((node, history))) => {
-                history.input(&input, &mut events);
+                if node.hears(&input) {
+                    history.input(&input, &mut events);
+                }
                 node.handle(*input);
             }
             (TapeLine::Out(output), Some((node, history))) => {
