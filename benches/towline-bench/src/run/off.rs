@@ -22,7 +22,8 @@ impl Session {
     pub(super) fn off(&mut self, experiment: &Experiment) -> Result<(), BenchError> {
         let mut before = self.measure_floors(0, true)?;
         // Once: the later floors are without the disk's bandwidth.
-        let sizes = self.off_sizes(experiment)?;
+        let room = self.off_room(experiment)?;
+        let sizes = self.off_sizes(room);
         for repetition in 0..experiment.repetitions {
             self.go_on()?;
             let dir = self.next_cluster_dir();
@@ -45,7 +46,8 @@ impl Session {
                 let (recorder, count) = flood::run(primary, &work, flood::SAMPLE_EVERY, None)?;
                 appended.store(count, Ordering::Relaxed);
                 Ok(recorder)
-            })?;
+            })
+            .map_err(|error| room.explain(error))?;
             self.go_on()?;
             let mut result = bench.result(&spec, repetition, &measured);
             result.point.note = Some(format!("{prepared} segments prepared before the clock"));
@@ -70,18 +72,20 @@ impl Session {
 
     /// Segments for all that could be appended, as far as the disk has room: past the arena, appends go as fast as the
     /// disk takes them.
-    fn off_sizes(&self, experiment: &Experiment) -> Result<NodeSizes, BenchError> {
+    fn off_room(&self, experiment: &Experiment) -> Result<OffRoom, BenchError> {
         let time = experiment.warm_up + experiment.duration;
-        let disk = self.latest_floors().report().disk_bytes_per_s;
-        let room = OffRoom::on(self.data_dir(), time, disk)?;
-        Ok(NodeSizes {
+        OffRoom::on(self.data_dir(), time, self.latest_floors().report().disk_bytes_per_s)
+    }
+
+    fn off_sizes(&self, room: OffRoom) -> NodeSizes {
+        NodeSizes {
             retention_bytes: room.retention_bytes,
             hold_bytes: room.retention_bytes,
             prepare_segments: room.segments,
             buffered: self.buffered,
             durability: self.flushing,
             log_only: false,
-        })
+        }
     }
 
     /// Waits until every node has its segments, or no more come. Returns how many the one with the fewest has.
@@ -121,6 +125,8 @@ pub struct OffRoom {
     pub segments: u32,
     /// How far the log may reach.
     pub retention_bytes: u64,
+    /// What was wanted; more than there is when the disk is short of room.
+    wanted_bytes: u64,
 }
 
 impl OffRoom {
@@ -132,14 +138,28 @@ impl OffRoom {
         let disk = disk_bytes_per_s.unwrap_or(FAST_DISK_BYTES_PER_S);
         let wanted = (time.as_secs_f64() + 0.5) * disk * ABOVE_FLOOR + ARENA_BYTES as f64;
         let room = free_bytes(dir).unwrap_or(u64::MAX) / 4 * 3;
-        let bytes = (wanted as u64).min(room);
+        let wanted_bytes = wanted as u64;
+        let bytes = wanted_bytes.min(room);
         if bytes < 4 * SEGMENT_BYTES {
             return Err(BenchError::Failed(format!(
                 "the disk has room for {} MB of segments: free some, or point --dir at another disk",
                 bytes >> 20
             )));
         }
-        Ok(Self { segments: (bytes / SEGMENT_BYTES) as u32 + 1, retention_bytes: bytes + 8 * SEGMENT_BYTES })
+        let segments = (bytes / SEGMENT_BYTES) as u32 + 1;
+        Ok(Self { segments, retention_bytes: bytes + 8 * SEGMENT_BYTES, wanted_bytes })
+    }
+
+    /// Why a log with this much room was full, where it was the disk's fault.
+    fn explain(self, error: BenchError) -> BenchError {
+        if self.retention_bytes >= self.wanted_bytes {
+            return error;
+        }
+        let (had, wanted) = (self.retention_bytes >> 20, self.wanted_bytes >> 20);
+        BenchError::Failed(format!(
+            "the disk had room for {had} MB of segments where {wanted} MB may be needed: free some, or point --dir at another \
+             disk ({error})"
+        ))
     }
 }
 

@@ -4,29 +4,25 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::ptr::{self, NonNull};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::{FlockOperation, MemfdFlags};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{MapFlags, ProtFlags};
 
 use super::{ArenaError, Backing, MAX_SIZE, MIN_SIZE};
 
 /// `2 * size` bytes of addresses over `size` bytes of memory.
 pub(super) struct MirrorMap {
-    base: NonNull<u8>,
+    /// Owns the addresses: its drop unmaps them, whatever is mapped over them by then. The last `Arc` over this value is
+    /// gone before, and the ring holds one until its last operation has completed.
+    addresses: MmapRaw,
     size: usize,
     /// The backing file, locked: two owners of one memory would break every rule.
     _file: Option<File>,
 }
-
-// SAFETY: the mapping belongs to this value alone and lives until it is dropped; who may touch which
-// bytes is decided by the arena's owner, reservations and readers, not by the thread that maps them.
-unsafe impl Send for MirrorMap {}
-// SAFETY: as above; the methods only compute addresses.
-unsafe impl Sync for MirrorMap {}
 
 impl MirrorMap {
     pub(super) fn new(size: usize, backing: &Backing) -> Result<Self, ArenaError> {
@@ -51,22 +47,16 @@ impl MirrorMap {
     }
 
     fn map(fd: BorrowedFd<'_>, size: usize) -> Result<Self, ArenaError> {
-        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nobody's memory.
-        let reserved = unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), 2 * size, ProtFlags::empty(), MapFlags::PRIVATE)
-        }
-        .map_err(|e| io("reserve addresses", e))?;
-        let Some(base) = NonNull::new(reserved.cast::<u8>()) else {
-            return Err(ArenaError::Config("the kernel mapped address zero"));
-        };
-        // From here on the drop unmaps all of it, whatever was mapped over it.
-        let map = Self { base, size, _file: None };
+        // Addresses only: nothing is ever touched there, and no swap is set aside for it.
+        let reserved = MmapOptions::new().len(2 * size).no_reserve_swap().map_anon();
+        let addresses =
+            MmapRaw::from(reserved.map_err(|source| ArenaError::Io { what: "reserve addresses", source })?);
         for half in 0..2 {
-            // SAFETY: `base .. base + 2 * size` was reserved above and belongs to `map` alone, so that
-            // MAP_FIXED replaces only our own placeholder.
+            // SAFETY: `2 * size` addresses were reserved above and belong to `addresses` alone, so that MAP_FIXED
+            // replaces only our own placeholder.
             unsafe {
                 rustix::mm::mmap(
-                    base.as_ptr().add(half * size).cast(),
+                    addresses.as_mut_ptr().add(half * size).cast(),
                     size,
                     ProtFlags::READ | ProtFlags::WRITE,
                     MapFlags::SHARED | MapFlags::FIXED,
@@ -77,9 +67,8 @@ impl MirrorMap {
             .map_err(|e| io("map the memory", e))?;
         }
         // Huge pages are a gift, not a need: shared memory grants them only where the system says so.
-        // SAFETY: advice on our own mapping; it changes no contents.
-        let _ = unsafe { rustix::mm::madvise(base.as_ptr().cast(), 2 * size, Advice::LinuxHugepage) };
-        Ok(map)
+        let _ = addresses.advise(Advice::HugePage);
+        Ok(Self { addresses, size, _file: None })
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -90,15 +79,7 @@ impl MirrorMap {
     pub(super) fn ptr(&self, position: u64) -> *mut u8 {
         let offset = (position & (self.size as u64 - 1)) as usize;
         // SAFETY: `offset < size`, inside the mapping of `2 * size` bytes.
-        unsafe { self.base.as_ptr().add(offset) }
-    }
-}
-
-impl Drop for MirrorMap {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours; the last `Arc` over it is gone, and the ring holds one until its
-        // last operation has completed, so neither user space nor the kernel uses it any more.
-        let _ = unsafe { rustix::mm::munmap(self.base.as_ptr().cast(), 2 * self.size) };
+        unsafe { self.addresses.as_mut_ptr().add(offset) }
     }
 }
 
