@@ -4,11 +4,12 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
+use towline_core::format::Committed;
 use towline_core::types::{Level, Lsn, Window};
-use towline_runtime::{NodeOptions, RunningNode};
+use towline_runtime::{AppendError, HandOverError, Handle, NodeOptions, PeerAddress, Promotion, RunningNode};
 
 struct Group {
     folder: tempfile::TempDir,
@@ -182,4 +183,118 @@ fn a_restarted_primary_leads_again_once_its_standby_adopts() {
     let two = log.append(b"two", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
     assert!(two.lsn > one.end);
     Group { folder, primary, standbys }.finish(two.end);
+}
+
+#[test]
+fn a_handle_pauses_resumes_and_promotes() {
+    let group = group(1, "ANY 1 (a)", |options| options.listen = Some(any_port()));
+    let log = leading(&group.primary);
+    let standby = group.standbys[0].handle(0).unwrap();
+    assert_refused(standby.pause(LIMIT), "does not lead");
+    log.append(b"one", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+    log.pause(LIMIT).unwrap();
+    assert_refused(log.pause(LIMIT), "paused already");
+    assert_unavailable(&log);
+    log.resume().unwrap();
+    until("appends go on", || log.append(b"two", Level::On, None).is_ok());
+    let end = log.pause(LIMIT).unwrap();
+    until("the standby has it all", || {
+        status(&group.standbys[0]).shards[0].node.watermarks.flushed.lsn >= end
+    });
+    let itself = promotion(vec![peer("a", &group.primary)], "ANY 1 (a)", LIMIT);
+    assert_refused(standby.promote(itself), "is the node to be promoted");
+    let promoted = standby.promote(promotion(vec![peer("p", &group.primary)], "ANY 1 (p)", LIMIT)).unwrap();
+    assert!(promoted.start >= end, "{promoted:?}");
+    let three = first_append(&standby, b"three");
+    assert_eq!(three.level, Level::On, "the former primary follows");
+    let refused = log.try_append(b"no", Level::Local, None);
+    assert!(matches!(refused, Err(AppendError::Fenced(_) | AppendError::Unavailable(_))), "{refused:?}");
+    assert_refused(log.pause(LIMIT), "does not lead");
+    group.finish(three.end);
+}
+
+#[test]
+fn a_pause_that_nobody_ends_is_over_after_its_limit() {
+    let folder = folder();
+    let node = start(primary(&folder.path().join("p")));
+    let log = leading(&node);
+    log.pause(Duration::from_millis(50)).unwrap();
+    until("appends go on", || log.append(b"one", Level::Local, None).is_ok());
+    log.resume().unwrap();
+    node.stop().unwrap();
+    assert!(matches!(log.pause(LIMIT), Err(HandOverError::Stopped)));
+    assert!(matches!(log.resume(), Err(HandOverError::Stopped)));
+    let nobody = promotion(Vec::new(), "", LIMIT);
+    assert!(matches!(log.promote(nobody), Err(HandOverError::Stopped)));
+}
+
+#[test]
+fn a_promotion_gives_up_in_time_and_leaves_the_standby_as_it_was() {
+    let Group { folder, primary, mut standbys } = group(2, "ANY 1 (a, b)", |options| {
+        options.listen = Some(any_port());
+        options.heartbeat = Duration::from_millis(50);
+    });
+    let log = leading(&primary);
+    let one = log.append(b"one", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+    let [a, b] = [0, 1].map(|at| standbys[at].handle(0).unwrap());
+    until("both have it", || [&a, &b].iter().all(|standby| standby.snapshot().flushed.lsn >= one.end));
+    let others = vec![peer("b", &standbys[1]), peer("p", &primary)];
+    primary.stop().unwrap();
+    standbys.pop().unwrap().stop().unwrap();
+    let limit = Duration::from_millis(300);
+    let began = Instant::now();
+    assert_refused(a.promote(promotion(others.clone(), "ANY 1 (b, p)", limit)), "not heard of: b, p");
+    let took = began.elapsed();
+    assert!(took >= limit && took < LIMIT, "it took {took:?}");
+    assert_unavailable(&a);
+    let mut options = standby(&folder.path().join("b"), "b");
+    options.listen = Some(others[0].address.parse().unwrap());
+    standbys.push(start(options));
+    a.promote(promotion(others, "ANY 1 (b, p)", LIMIT)).unwrap();
+    let two = first_append(&a, b"two");
+    assert_eq!((two.level, two.lsn > one.lsn), (Level::On, true));
+    standbys.into_iter().for_each(|node| node.stop().unwrap());
+    assert_identical(&folder.path().join("a"), &folder.path().join("b"), two.end);
+}
+
+#[test]
+fn a_ticket_waits_as_long_as_it_is_told_and_its_record_may_be_there_all_the_same() {
+    let Group { folder, primary, standbys } = group(1, "ANY 1 (a)", |_| {});
+    let log = leading(&primary);
+    log.append(b"first", Level::On, None).unwrap().wait_timeout(Duration::MAX).unwrap();
+    standbys.into_iter().for_each(|node| node.stop().unwrap());
+    for limit in [Duration::ZERO, Duration::from_millis(20)] {
+        let began = Instant::now();
+        let error = log.append(b"given up", Level::On, None).unwrap().wait_timeout(limit).unwrap_err();
+        assert!(error.to_string().contains("indeterminate"), "{error}");
+        assert!(began.elapsed() >= limit);
+    }
+    log.append(b"last", Level::Local, None).unwrap().wait_timeout(LIMIT).unwrap();
+    primary.stop().unwrap();
+    let payloads: Vec<Vec<u8>> =
+        records(&folder.path().join("p")).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, [&b"first"[..], b"given up", b"given up", b"last"], "never taken for not written");
+}
+
+/// A promotion is answered when it is decided; the log is open a moment later.
+fn first_append(log: &Handle, record: &[u8]) -> Committed {
+    let mut ticket = None;
+    until("appends are taken", || {
+        ticket = log.try_append(record, Level::On, None).ok();
+        ticket.is_some()
+    });
+    ticket.unwrap().wait_timeout(LIMIT).unwrap()
+}
+
+fn assert_unavailable(log: &Handle) {
+    let result = log.try_append(b"no", Level::Local, None);
+    assert!(matches!(result, Err(AppendError::Unavailable(_))), "{result:?}");
+}
+
+fn promotion(standbys: Vec<PeerAddress>, rule: &str, timeout: Duration) -> Promotion {
+    Promotion { standbys, rule: Some(rule.to_owned()), force: false, timeout }
+}
+
+fn assert_refused<T: std::fmt::Debug>(result: Result<T, HandOverError>, why: &str) {
+    assert!(matches!(&result, Err(HandOverError::Refused(said)) if said.contains(why)), "{result:?}");
 }
