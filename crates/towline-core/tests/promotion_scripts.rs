@@ -80,6 +80,11 @@ impl Runner for World {
                 }
                 cluster.start(node);
             }
+            // wipe NODE: it goes with its disk; started again it is an empty directory of the same name.
+            "wipe" => {
+                let node = cluster.index(args.next_pos().ok_or("node is missing")?)?;
+                cluster.wipe(node);
+            }
             "tick" => cluster.pass(args.next_pos().ok_or("milliseconds are missing")?.parse()?),
             "show" => shown = cluster.show(),
             "cut" | "heal" | "compare" => {

@@ -77,6 +77,8 @@ struct Shared {
     told: AtomicU64,
     sleeps: AtomicBool,
     stop: AtomicBool,
+    /// The log is being cut: nothing more is read before the shard says how it goes on.
+    held: AtomicBool,
     reset: Mutex<Option<Lsn>>,
     has_reset: AtomicBool,
     failed: Mutex<Option<String>>,
@@ -105,11 +107,19 @@ impl Applier {
         self.unpark();
     }
 
+    /// `Output::Truncate`. Where some of what was to be applied is cut, a reset follows; nothing is read until then.
+    pub(crate) fn hold_beyond(&self, to: Lsn) {
+        if self.shared.upto.load(Ordering::SeqCst) > to.0 {
+            self.shared.held.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// `Output::ResetApply`.
     pub(crate) fn reset(&self, from: Lsn) {
         *self.shared.reset.lock().unwrap_or_else(PoisonError::into_inner) = Some(from);
         self.shared.upto.store(from.0, Ordering::SeqCst);
         self.shared.has_reset.store(true, Ordering::SeqCst);
+        self.shared.held.store(false, Ordering::SeqCst);
         self.unpark();
     }
 
@@ -167,7 +177,7 @@ impl Worker {
         while !self.shared.stop.load(Ordering::SeqCst) {
             self.maybe_reset();
             let upto = Lsn(self.shared.upto.load(Ordering::SeqCst));
-            if self.at >= upto {
+            if self.at >= upto || self.is_held() {
                 self.wait(upto);
                 continue;
             }
@@ -181,7 +191,13 @@ impl Worker {
     }
 
     fn apply_next(&mut self, upto: Lsn) -> Result<(), String> {
-        match self.reader.next(self.at, upto).map_err(|error| error.to_string())? {
+        let found = match self.reader.next(self.at, upto) {
+            Ok(found) => found,
+            // It was cut under this reader: a reset follows, or is here.
+            Err(_) if self.is_held() || self.shared.has_reset.load(Ordering::SeqCst) => return Ok(()),
+            Err(error) => return Err(error.to_string()),
+        };
+        match found {
             Ok(found) => {
                 let body = self.reader.body();
                 let batch = AppliedBatch { start: found.header.body_start(), end: found.header.end, body };
@@ -195,6 +211,11 @@ impl Worker {
             self.tell(passed);
         }
         Ok(())
+    }
+
+    /// The log is being cut below what it was told to apply.
+    fn is_held(&self) -> bool {
+        self.shared.held.load(Ordering::SeqCst)
     }
 
     fn tell(&self, applied: Position) {

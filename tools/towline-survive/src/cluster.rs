@@ -284,6 +284,18 @@ impl<'a> Cluster<'a> {
         })
     }
 
+    /// What did not happen in time, with what each member says of itself.
+    pub(crate) fn explain(&self, error: SurviveError) -> SurviveError {
+        let SurviveError::Late(mut what) = error else { return error };
+        for (at, member) in self.members.iter().enumerate() {
+            let Some(node) = &member.node else { continue };
+            let status = node.status().map(|status| format!("{:?}", status.node));
+            let status = status.unwrap_or_else(|error| error.to_string());
+            what.push_str(&format!("\n '{}': {status}{}", NAMES[at], node.said()));
+        }
+        SurviveError::Late(what)
+    }
+
     /// Where a member's log ends.
     pub(crate) fn log_end(&self, at: usize) -> Result<Lsn> {
         Ok(self.status(at)?.node.watermarks.end.lsn)

@@ -241,9 +241,10 @@ impl Scene<'_> {
     }
 
     /// Whole again, the cluster serves as before.
-    fn goes_on(&mut self) -> Result<usize> {
+    pub(crate) fn goes_on(&mut self) -> Result<usize> {
         self.cluster.each_link(|link| link.heal());
-        self.load.wait_more_acks(self.context, 20)?;
+        let more = self.load.wait_more_acks(self.context, 20);
+        more.map_err(|error| self.cluster.explain(error))?;
         Ok(PRIMARY)
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Following {
     pub(super) condemned: Option<Span>,
     /// The cut is on its way.
     pub(super) truncating: bool,
+    /// Where this directory's log has to reach before it is one of a set of so many standbys.
+    pub(super) joining: Option<(Lsn, u16)>,
     /// The first upstream's log is being adopted.
     adopting_log: bool,
     /// Writes may reach to here: the meta block calls the span unfinished.
@@ -67,6 +69,7 @@ impl Following {
             fetches: Vec::new(),
             condemned: None,
             truncating: false,
+            joining: None,
             adopting_log: false,
             permitted: end.lsn,
             leader_flushed: recovered.leader_flushed,

@@ -151,8 +151,8 @@ impl Node {
         let told = usize::from(self.meta.get().set_size);
         if told == 0 {
             return Err(
-                "this node has never followed the log's leader directly, and counts for no acknowledgement: \
-                        promote one that has"
+                "this node has never followed the log's leader directly, up to where its log ended, and counts for \
+                 no acknowledgement: promote one that has"
                     .to_owned(),
             );
         }

@@ -54,6 +54,11 @@ impl Node {
         if let Some(why) = self.untrue(&offer, offer.term) {
             return self.refuse(session, RefusalCode::Protocol, why.to_owned());
         }
+        if offer.history.last().is_none_or(|last| last.term != offer.term) {
+            // A leader's history ends with its own term, and so does that of a relay that follows it.
+            let why = "a stream of a term that its own history does not have".to_owned();
+            return self.refuse(session, RefusalCode::Protocol, why);
+        }
         let adopted = self.meta.get().adopted;
         let asked = self.following.guests.iter().any(|guest| guest.asks.is_some());
         if offer.term != adopted || asked || self.is_leading() || self.flushes_for_promotion() {
@@ -166,13 +171,30 @@ impl Node {
         });
         self.following.reported = None;
         self.following.history_becomes(&self.meta.get().history, &history);
+        let joins = kind == SourceKind::Stream && self.has_to_catch_up_first(&offer);
+        self.following.joining = joins.then_some((offer.log_end, offer.set_size));
         self.meta.change(|meta| {
             meta.history = history;
-            if kind == SourceKind::Stream {
+            if kind == SourceKind::Stream && !joins {
                 meta.set_size = offer.set_size;
             }
         });
         self.meta.then(AfterMeta::Ready { session });
+    }
+
+    /// A directory that was of no set yet may stand where a disk was lost. What that disk had acknowledged with this
+    /// leader is not with it before it holds the log as it is now; until then its word must count for nobody who
+    /// wants to lead.
+    fn has_to_catch_up_first(&self, offer: &Offer) -> bool {
+        self.meta.get().set_size == 0 && offer.set_size > 0 && self.tail.flushed().lsn < offer.log_end
+    }
+
+    /// From here on it is one of the set, durably.
+    fn settle_joining(&mut self) {
+        let flushed = self.tail.flushed().lsn;
+        if let Some((_, set_size)) = self.following.joining.take_if(|(end, _)| flushed >= *end) {
+            self.meta.change(|meta| meta.set_size = set_size);
+        }
     }
 
     fn refuse_source(&mut self, session: SessionId, message: String) {
@@ -226,7 +248,8 @@ impl Node {
         self.following.condemned.take_if(|span| span.start >= end.lsn);
         self.released = end.lsn;
         self.sealed = false;
-        if self.config.applies && self.following.applied() > end.lsn {
+        // The application may have applied all that it was allowed to, whatever it has said so far.
+        if self.config.applies && self.following.applied().max(self.following.apply_told) > end.lsn {
             self.following.reset_applied(end);
             self.out.push_back(Output::ResetApply { from: end.lsn });
         }
@@ -389,6 +412,7 @@ impl Node {
     pub(super) fn settle_following(&mut self) {
         self.settle_adoptions();
         self.settle_cut();
+        self.settle_joining();
         self.settle_apply();
         self.settle_report();
         self.settle_fetch();

@@ -352,6 +352,8 @@ impl Node {
             Role::Standby if self.promotion.is_some() => {
                 self.heard_of_peer(index, welcome.adopted, welcome.end)
             }
+            // Its dial was under way when this node stepped down.
+            _ if !self.ships() => self.close(session, NOT_SHIPPING),
             _ if welcome.adopted > own => {
                 self.step_down(&format!("standby has adopted term {}, above {own}", welcome.adopted));
                 self.close(session, "the standby has adopted a higher term");
@@ -434,7 +436,17 @@ impl Node {
         }
     }
 
+    /// Whether its log is one to be offered: a leader's own, or a relay's, which is its leader's. The log of a node that
+    /// stepped down is neither, before it has been cut to where the new leader's begins: whoever followed it in the new
+    /// term would cut what it has flushed in it.
+    fn ships(&self) -> bool {
+        self.is_leading() || self.relays && self.following.has_source()
+    }
+
     fn offer(&mut self, index: usize, session: SessionId) {
+        if !self.ships() {
+            return self.close(session, NOT_SHIPPING);
+        }
         let (term, start) = match &self.role {
             Role::Leading(leading) => (leading.term, leading.start),
             // A relay's standby counts for nobody.
@@ -591,3 +603,5 @@ impl Node {
         self.close_guests(why);
     }
 }
+
+const NOT_SHIPPING: &str = "this node follows another now and ships to nobody";

@@ -180,6 +180,17 @@ impl Cluster {
         self.run();
     }
 
+    /// It is gone for good, and an empty directory stands in its place.
+    pub fn wipe(&mut self, index: usize) {
+        self.kill(index);
+        let machine = &mut self.machines[index];
+        (machine.config.node, machine.config.log) = (NodeId(machine.config.node.0 + 10), LogId::default());
+        machine.meta = Meta::default();
+        machine.log.clear();
+        machine.segments.clear();
+        machine.flushed = START;
+    }
+
     pub fn pause(&mut self, index: usize, paused: bool) {
         self.machines[index].paused = paused;
         self.run();

@@ -129,6 +129,9 @@ impl Shard {
 
     /// A cut waits for the writes that it would meet: the node begins none meanwhile.
     fn truncate(&mut self, to: Lsn, until: Lsn) {
+        if let Some(applier) = &self.applier {
+            applier.hold_beyond(to);
+        }
         let geometry = self.core.geometry;
         let first = geometry.segment_of(to);
         // What was given back beyond is to be received anew.

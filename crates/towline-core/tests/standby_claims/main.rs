@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod changed_leader;
+
 use towline_core::format::{BatchHeader, BatchKind, Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use towline_core::log::Recovered;
 use towline_core::node::{Event, Input, Node, NodeConfig, Output, PromoteRequest, StartRole};
