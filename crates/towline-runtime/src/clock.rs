@@ -17,7 +17,7 @@ pub(crate) fn ns_of(duration: Duration) -> u64 {
 }
 
 /// The moment at which `limit` is over, or one that nobody lives to see.
-pub(crate) fn deadline(limit: Duration) -> Instant {
+pub fn deadline(limit: Duration) -> Instant {
     Instant::now() + limit.min(FOR_EVER)
 }
 

@@ -22,6 +22,7 @@ mod status;
 pub mod storage;
 
 pub use apply::{AppliedBatch, Apply, ApplyFactory};
+pub use clock::deadline;
 pub use error::{
     AppendError, ApplyError, HandOverError, RuleError, StartError, StopError, TailError, TicketError,
 };

@@ -222,4 +222,5 @@ impl Stranger {
 const MAX_STRANGERS: usize = 256;
 const HELLO_LIMIT: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(200);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// After an accept that failed: what was missing may come back.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(10);

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::exposure::EXPOSURE_BOUNDS_BYTES;
+use crate::listen::ACCEPT_PAUSE;
 use crate::status::{ShardStatus, Status};
 
 /// The status as [Prometheus text](https://prometheus.io/docs/instrumenting/exposition_formats/).
@@ -321,5 +322,4 @@ fn html(text: &str) -> String {
 
 /// For a whole request, and for each read and write of it.
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 const MAX_REQUEST_BYTES: usize = 4096;

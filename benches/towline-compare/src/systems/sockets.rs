@@ -68,6 +68,10 @@ pub(super) fn over_sockets(
                 } else {
                     submit(&mut clients[index], &mut issued[index], payloads.next())?;
                 }
+                if clients[index].arrived() == 0 {
+                    // What comes from now on makes the socket readable.
+                    break;
+                }
             }
         }
         if let Some(below) = trim_below {

@@ -267,7 +267,7 @@ impl Batches {
         // A flush that has just ended is acknowledged later in this turn.
         let returning = since_flush_ns == 0
             || (since_flush_ns < RETURN_LIMIT_NS + RETURN_NS * acked.min(RETURNING)
-                && (with.shared.queue.len() as u64) < acked);
+                && ((with.shared.queue.len() + self.tickets.len()) as u64) < acked);
         let (end, since_ns) = self.gathering.unwrap_or((0, with.now_ns));
         let growing = open.end != end && with.now_ns.saturating_sub(since_ns) < GATHER_LIMIT_NS;
         self.gathering = (returning || growing).then_some((open.end, since_ns));

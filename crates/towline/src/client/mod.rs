@@ -30,13 +30,14 @@ use std::time::{Duration, Instant};
 
 use towline_core::format::Frame;
 use towline_core::types::{Level, LogId, Lsn, NodeId, Window};
+use towline_runtime::deadline;
 
 pub use self::error::ClientError;
 pub use self::hand_over::{PromoteOptions, Promotion};
 pub use self::tail::{ClientTail, TailRecords};
 pub use towline_core::format::{Committed, Outcome};
 
-use self::connection::{Connection, Received, deadline};
+use self::connection::{Connection, Received};
 pub(crate) use self::request::frame_name;
 use self::request::{client_hello, record_lengths};
 
@@ -195,6 +196,12 @@ impl Client {
         self.unanswered + self.ready.len()
     }
 
+    /// Completions that have been received and not been taken: so often [`try_recv`](Client::try_recv) answers without
+    /// asking the operating system.
+    pub fn arrived(&self) -> usize {
+        self.ready.len()
+    }
+
     /// Sends records as one atomic append and returns its number; the end comes with [`recv`](Client::recv). The
     /// bytes leave at the next `recv`, `try_recv` or [`flush`](Client::flush), or when enough have gathered.
     ///
@@ -237,6 +244,11 @@ impl Client {
     /// # Errors
     /// [`ClientError::Lost`] and [`ClientError::Protocol`].
     pub fn flush(&mut self) -> Result<(), ClientError> {
+        if self.lost.is_none() {
+            let sent = self.connection.push_out();
+            self.sent(sent)?;
+        }
+        // It takes no more: perhaps because its answers are not taken.
         while self.lost.is_none() && self.connection.pending_output() > 0 {
             self.turn(None)?;
         }
@@ -423,10 +435,7 @@ impl Client {
             if let Some(why) = &self.lost {
                 return Err(self.lost_error(why.clone()));
             }
-            self.pump()?;
-            if self.ready.is_empty() {
-                self.turn(None)?;
-            }
+            self.turn(None)?;
         }
     }
 
@@ -437,6 +446,7 @@ impl Client {
             let spin = self.options.spin;
             let waited = self.connection.wait(deadline, spin);
             self.sent(waited)?;
+            self.take_frames()?;
         }
         Ok(())
     }

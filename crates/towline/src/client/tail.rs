@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use towline_core::format::Frame;
 use towline_core::types::Lsn;
+use towline_runtime::deadline;
 
-use super::connection::{Connection, Received, deadline};
+use super::connection::{Connection, Received};
 use super::error::ClientError;
 use super::frame_name;
 use crate::record::Records;
