@@ -5,8 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
+use rand::{Rng, RngExt};
+
 use super::pages::{Pages, SECTOR};
-use super::random::Random;
 
 /// A file's content. The durable part lies in a file of the backing directory, the rest here.
 #[derive(Debug)]
@@ -106,15 +107,18 @@ impl Content {
 
     /// The power is cut: of what was not flushed, `coin` says what had reached the disk. Sectors that only the new
     /// size makes part of the file need that size.
-    pub(crate) fn cut(&self, file: &File, coin: &mut Random, keep: f64) -> io::Result<Sectors> {
-        let size_kept = self.size_is_unflushed() && coin.chance(keep);
+    pub(crate) fn cut(&self, file: &File, coin: &mut impl Rng, keep: f64) -> io::Result<Sectors> {
+        let size_kept = self.size_is_unflushed() && coin.random_bool(keep);
         let limit = if size_kept || !self.size_is_unflushed() { self.size } else { self.base };
         if size_kept {
             file.set_len(self.base)?;
             file.set_len(self.size)?;
         }
-        let (kept, lost) =
-            self.pages.write_chosen(limit, || coin.chance(keep), |at, run| file.write_all_at(run, at))?;
+        let (kept, lost) = self.pages.write_chosen(
+            limit,
+            || coin.random_bool(keep),
+            |at, run| file.write_all_at(run, at),
+        )?;
         Ok(Sectors { kept, lost })
     }
 

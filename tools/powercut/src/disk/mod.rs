@@ -9,7 +9,6 @@ mod data;
 mod inode;
 mod names;
 mod pages;
-mod random;
 mod tree;
 
 #[cfg(test)]
@@ -21,6 +20,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::{RngExt, SeedableRng};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,6 @@ use crate::faults::Faults;
 use backing::Backing;
 use content::Content;
 use inode::Inode;
-use random::Random;
 use tree::Tree;
 
 pub(crate) use backing::{HIDDEN, Make};
@@ -165,18 +165,22 @@ impl Disk {
     /// EIO until [`restore`](Self::restore), and for ever on what was open.
     ///
     /// # Errors
-    /// EALREADY when it is down already; else what the directory below answers, and then all of it is in doubt.
+    /// EALREADY when it is down already, EINVAL when what is to be kept is no share; else what the directory below answers, and then all of it is in doubt.
     pub(crate) fn cut(&mut self, cut: Cut) -> Result<CutReport, Errno> {
         if !self.up {
             return Err(Errno::ALREADY);
+        }
+        if !(0.0..=1.0).contains(&cut.keep) {
+            return Err(Errno::INVAL);
         }
         self.up = false;
         self.epoch += 1;
         let seed = cut.seed.unwrap_or(self.seed.wrapping_add(self.counts.cuts));
         self.counts.cuts += 1;
-        let mut coin = Random::new(seed);
+        // By name, not `SmallRng`: a seed means the same on every machine.
+        let mut coin = Xoshiro256PlusPlus::seed_from_u64(seed);
         let pending = self.tree.pending() as u64;
-        let names = self.tree.chosen(|| coin.chance(cut.keep));
+        let names = self.tree.chosen(|| coin.random_bool(cut.keep));
         let mut report = CutReport { seed, names_kept: names.len() as u64, ..CutReport::default() };
         report.names_lost = pending - report.names_kept;
         for number in names {
