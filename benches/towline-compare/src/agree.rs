@@ -12,14 +12,14 @@ use std::time::Duration;
 use towline_report::schema::{Check, Interval, Level};
 use towline_report::stats::median;
 use towline_uring::FileMode;
-use towline_uring::floor::{self, Limits, Place};
+use towline_uring::floor::{self, Limits, Place, ScratchFile, Waiting};
 
 /// All pairs; what is not installed is told in the note of its row.
 pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<String>) -> Vec<Check> {
     let mut checks = Vec::new();
-    let mut put = |measure: String, ratios: Result<Vec<f64>>, note: &str| {
-        let (ratios, note) = match ratios {
-            Ok(ratios) => (ratios, note.to_owned()),
+    let mut put = |measure: String, pairs: Result<Pairs>| {
+        let (ratios, note) = match pairs {
+            Ok(pairs) => (pairs.ratios, pairs.note),
             Err(_) if setting.stop.load(Ordering::Relaxed) => (Vec::new(), "interrupted".to_owned()),
             Err(error) => {
                 failures.push(format!("{measure}: {error:#}"));
@@ -30,19 +30,22 @@ pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<Stri
     };
     for clients in [1, 8] {
         let measure = format!("agreement: PostgreSQL's commits/s at on, {clients} clients, with pgbench");
-        put(measure, pgbench(setting, data, clients), "one thread, prepared, the same statement and record");
+        put(measure, pgbench(setting, data, clients));
     }
-    put(
-        "agreement: durable write of 4 KiB, p50, with fio".into(),
-        fio(setting, &data.path),
-        "fio: pvsync2, direct, sync=dsync, overwriting a file of zeros",
-    );
+    put("agreement: durable write of 4 KiB, p50, with fio".into(), fio(setting, &data.path));
     put(
         "agreement: durable write of 8 KiB, mean, with pg_test_fsync".into(),
         pg_test_fsync(setting, &data.path),
-        "pg_test_fsync: one 8 KiB write by open_datasync, the only size that it has; here the floor with 8 KiB too",
     );
     checks
+}
+
+/// What a pair of programs came to.
+struct Pairs {
+    /// This program's figure over the other's.
+    ratios: Vec<f64>,
+    /// What was compared.
+    note: String,
 }
 
 /// What timing every record at every watermark costs, by a short `towline bench timeline`.
@@ -73,7 +76,7 @@ fn timeline(setting: &Setting, dir: &Path) -> Result<Check> {
     row.filter(|row| row.value.is_some()).context("it did not measure that")
 }
 
-fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> {
+fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Pairs> {
     go_on(setting)?;
     let mut postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
     let program = postgres.program("pgbench");
@@ -106,57 +109,67 @@ fn pgbench(setting: &Setting, data: &DataDir, clients: u32) -> Result<Vec<f64>> 
     let ratios = ratios.collect::<Result<Vec<f64>>>();
     postgres.stop()?;
     let _ = std::fs::remove_dir_all(&dir);
-    ratios
+    Ok(Pairs { ratios: ratios?, note: "one thread, prepared, the same statement and record".into() })
 }
 
-fn fio(setting: &Setting, dir: &Path) -> Result<Vec<f64>> {
+/// Both on one file, in turns (fio, here, fio, here, …, fio), so that a drift of the disk falls on both; each of ours is
+/// held against the two of fio around it.
+fn fio(setting: &Setting, dir: &Path) -> Result<Pairs> {
     go_on(setting)?;
     let program = find_program("fio").context("fio is not installed: apt-get install fio")?;
-    let file = dir.join("fio");
-    // On the disk before fio starts: else its writes wait for the cache to be written back first.
-    let zeros = || {
-        std::fs::write(&file, vec![0u8; 32 << 20])?;
-        std::fs::File::open(&file)?.sync_all()
-    };
-    zeros().context("cannot make a file for fio")?;
-    let mut arguments: Vec<OsString> = vec!["--filename".into(), file.clone().into()];
+    let file = scratch_file(dir)?;
+    let mut arguments: Vec<OsString> = vec!["--filename".into(), file.path().into()];
     let fixed = "--name=durable --rw=write --bs=4k --size=32m --direct=1 --sync=dsync --ioengine=pvsync2 --overwrite=1 \
                  --time_based --runtime=1 --lat_percentiles=1 --output-format=json";
     arguments.extend(fixed.split_whitespace().map(OsString::from));
-    let ratios = (0..TURNS).map(|_| {
-        let own = durable_write(dir, 1)?.quantile_ns(0.5) as f64;
+    let theirs = || -> Result<f64> {
         let said = process::output_until(&program, &arguments, &setting.stop)?;
         // Warnings may stand around it.
         let json = said.find('{').zip(said.rfind('}')).and_then(|(from, to)| said.get(from..=to));
         let json: serde_json::Value = serde_json::from_str(json.context("fio printed no JSON")?)
             .context("fio's JSON cannot be read")?;
-        let theirs = json["jobs"][0]["write"]["lat_ns"]["percentile"]["50.000000"].as_f64();
-        Ok(own / theirs.context("fio printed no median")?)
-    });
-    let ratios = ratios.collect();
-    let _ = std::fs::remove_file(&file);
-    ratios
+        let p50 = json["jobs"][0]["write"]["lat_ns"]["percentile"]["50.000000"].as_f64();
+        p50.context("fio printed no median")
+    };
+    let (mut ratios, mut polling) = (Vec::new(), Vec::new());
+    let mut before = theirs()?;
+    for _ in 0..TURNS {
+        let asleep = durable_write(&file, 1, Waiting::Parked)?.quantile_ns(0.5) as f64;
+        polling.push(durable_write(&file, 1, Waiting::Spinning)?.quantile_ns(0.5) as f64 / asleep.max(1.0));
+        let after = theirs()?;
+        ratios.push(asleep / (before * after).sqrt());
+        before = after;
+    }
+    let polling = median(&polling).unwrap_or(1.0);
+    let note = format!(
+        "fio: pvsync2, direct, sync=dsync; both over the same file of zeros, both asleep while the disk works; polling, \
+         as the floor on this page may, takes {polling:.2} × as long as asleep"
+    );
+    Ok(Pairs { ratios, note })
 }
 
-fn pg_test_fsync(setting: &Setting, dir: &Path) -> Result<Vec<f64>> {
+/// It runs for many seconds, whatever is looked at: once, between two of ours.
+fn pg_test_fsync(setting: &Setting, dir: &Path) -> Result<Pairs> {
     go_on(setting)?;
     let postgres = Postgres::find(setting).map_err(|absent| anyhow::anyhow!(absent.0))?;
     let program = postgres.program("pg_test_fsync");
     let file = dir.join("pg_test_fsync");
     let arguments: [OsString; 4] = ["-s".into(), "1".into(), "-f".into(), file.clone().into()];
-    let own = |dir: &Path| -> Result<f64> {
-        let samples = durable_write(dir, PG_TEST_FSYNC_BLOCKS)?.ns;
+    let scratch = scratch_file(dir)?;
+    let own = || -> Result<f64> {
+        let samples = durable_write(&scratch, PG_TEST_FSYNC_BLOCKS, Waiting::Parked)?.ns;
         Ok(samples.iter().sum::<u64>() as f64 / samples.len().max(1) as f64)
     };
-    // It runs for many seconds, whatever is looked at: once, between two of ours.
-    let before = own(dir)?;
+    let before = own()?;
     let said = process::output_until(&program, &arguments, &setting.stop)?;
-    let after = own(dir)?;
+    let after = own()?;
     let _ = std::fs::remove_file(&file);
     let line = said.lines().find(|line| line.trim_start().starts_with("open_datasync"));
     let line = line.context("pg_test_fsync printed no open_datasync")?;
     let per_s = number_behind(line, "open_datasync").context("pg_test_fsync could not do open_datasync")?;
-    Ok(vec![before * per_s / 1e9, after * per_s / 1e9])
+    let note = "pg_test_fsync: one 8 KiB write by open_datasync, the only size that it has, over the same block again and \
+                again; here 8 KiB too, round a file of zeros, asleep while the disk works";
+    Ok(Pairs { ratios: vec![before * per_s / 1e9, after * per_s / 1e9], note: note.into() })
 }
 
 fn go_on(setting: &Setting) -> Result<()> {
@@ -164,10 +177,14 @@ fn go_on(setting: &Setting) -> Result<()> {
     Ok(())
 }
 
-fn durable_write(dir: &Path, blocks: u32) -> Result<floor::Samples> {
-    let limits = Limits { samples: 100_000, time: Duration::from_millis(500) };
-    floor::durable_write_of(&Place::new(dir, FileMode::Direct), blocks, limits)
-        .context("floor 'durable write'")
+/// The file that programs write over: zeros, on the disk before anything is measured.
+fn scratch_file(dir: &Path) -> Result<ScratchFile> {
+    ScratchFile::new(&Place::new(dir, FileMode::Direct), SCRATCH_BYTES).context("cannot make a file of zeros")
+}
+
+fn durable_write(file: &ScratchFile, blocks: u32, waiting: Waiting) -> Result<floor::Samples> {
+    let limits = Limits { samples: 100_000, time: Duration::from_secs(1) };
+    floor::durable_write_in(file, blocks, waiting, limits).context("floor 'durable write'")
 }
 
 fn number_behind(text: &str, word: &str) -> Option<f64> {
@@ -192,6 +209,8 @@ fn check(measure: String, ratios: &[f64], note: String) -> Check {
 }
 
 const TURNS: usize = 5;
+/// As fio is told.
+const SCRATCH_BYTES: u64 = 32 << 20;
 const TIMELINES: usize = 3;
 /// It writes 8 KiB.
 const PG_TEST_FSYNC_BLOCKS: u32 = 2;

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use towline_uring::FileMode;
 use towline_uring::floor::{
-    FloorError, Limits, Peer, Place, durable_write, durable_write_of, durable_writes_per_s, pair_commit,
-    peer_main, round_trip, sequential_write, stream,
+    FloorError, Limits, Peer, Place, ScratchFile, Waiting, durable_write, durable_write_in,
+    durable_writes_per_s, pair_commit, peer_main, round_trip, sequential_write, stream,
 };
 
 const LIMITS: Limits = Limits { samples: 300, time: Duration::from_millis(400) };
@@ -23,9 +23,15 @@ fn disk_floors() {
     assert!(samples.quantile_ns(0.5) > 1_000, "{:?}", samples.quantile_ns(0.5));
     assert!(samples.quantile_ns(0.5) <= samples.quantile_ns(0.99));
     // Sizes that do not divide the file, that are nothing and that are too much are measured, too.
-    for blocks in [2, 3, 0, 1000] {
-        assert!(durable_write_of(&place, blocks, LIMITS).unwrap().quantile_ns(0.5) > 1_000);
+    let file = ScratchFile::new(&place, 1 << 20).unwrap();
+    for (blocks, waiting) in
+        [(2, Waiting::Parked), (3, Waiting::Spinning), (0, Waiting::Parked), (1000, Waiting::Parked)]
+    {
+        let samples = durable_write_in(&file, blocks, waiting, LIMITS).unwrap();
+        assert!(samples.waiting == waiting && samples.quantile_ns(0.5) > 1_000);
     }
+    assert_eq!(file.path().metadata().unwrap().len(), 1 << 20, "written over, not behind");
+    drop(file);
     assert!(durable_writes_per_s(&place, 32, LIMITS).unwrap().per_s > 1.0);
     assert!(sequential_write(&place, LIMITS).unwrap().per_s > 1e6);
     assert_eq!(left_behind(dir.path()), 0);

@@ -17,13 +17,18 @@ pub fn durable_write(place: &Place, limits: Limits) -> Result<Samples, FloorErro
     better_samples(|waiting| Ok(run_at_depth(&file, FlushWay::Dsync, 1, waiting, limits)?.ns))
 }
 
-/// As [`durable_write`], `blocks` of 4 KiB (1 to 64) by each write: to be held against programs that write others.
+/// As [`durable_write`], `blocks` of 4 KiB (1 to 64) by each write, in a file and with a way to wait that the caller
+/// chose: to be held against a program that measures on the same file and waits in the same way.
 ///
 /// # Errors
 /// [`FloorError`].
-pub fn durable_write_of(place: &Place, blocks: u32, limits: Limits) -> Result<Samples, FloorError> {
-    let file = ScratchFile::new(place, FILE_LEN)?;
-    better_samples(|waiting| Ok(run(&file, FlushWay::Dsync, 1, blocks, waiting, limits)?.ns))
+pub fn durable_write_in(
+    file: &ScratchFile,
+    blocks: u32,
+    waiting: Waiting,
+    limits: Limits,
+) -> Result<Samples, FloorError> {
+    Ok(Samples { ns: run(file, FlushWay::Dsync, 1, blocks, waiting, limits)?.ns, waiting })
 }
 
 /// Durable 4 KiB writes per second with `depth` of them (at most 64) in flight.

@@ -24,7 +24,7 @@ use crate::file::{DataFile, FileError, FileMode};
 use crate::ops::Completion;
 use crate::ring::{Ring, RingConfig, RingError, Wait};
 
-pub use disk::{DepthRate, durable_write, durable_write_of, durable_writes_per_s, sequential_write};
+pub use disk::{DepthRate, durable_write, durable_write_in, durable_writes_per_s, sequential_write};
 pub(crate) use disk::{FlushWay, run_at_depth};
 pub use net::{round_trip, stream};
 pub use pair::pair_commit;
@@ -174,14 +174,19 @@ impl Meter {
 }
 
 /// A zero-filled file, removed at the end.
-pub(crate) struct ScratchFile {
+#[derive(Debug)]
+pub struct ScratchFile {
     file: DataFile,
     path: PathBuf,
     blocks: u64,
 }
 
 impl ScratchFile {
-    pub(crate) fn new(place: &Place, len: u64) -> Result<Self, FloorError> {
+    /// Fills `len` bytes with zeros and flushes them.
+    ///
+    /// # Errors
+    /// [`FloorError::File`].
+    pub fn new(place: &Place, len: u64) -> Result<Self, FloorError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = place.dir.join(format!(".towline-floor-{}-{number}", std::process::id()));
@@ -190,6 +195,11 @@ impl ScratchFile {
         let this = Self { file, path, blocks: len / BLOCK };
         this.file.prealloc_zeroed(len)?;
         Ok(this)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     fn attach(&self, ring: &mut Ring) -> Result<RingFd, FloorError> {
