@@ -10,8 +10,10 @@ mod checks;
 mod cluster;
 mod count;
 mod echo;
+mod embedded;
 mod error;
 mod floors;
+pub mod level;
 pub mod load;
 mod measure;
 mod options;
@@ -26,6 +28,7 @@ mod target;
 mod verify;
 mod workload;
 
+pub use embedded::Embedded;
 pub use error::BenchError;
 pub use floors::{PEER_SUBCOMMAND, append_copy_ns, peer_entry};
 pub use options::BenchOptions;
@@ -33,6 +36,6 @@ pub use plan::{
     Arrivals, ClientKind, Experiment, Generator, HostKind, Kind, Overrides, Rate, Sizes, Windows,
 };
 pub use replay::{Row, Wal};
-pub use run::{OffRoom, Outcome, run};
+pub use run::{OffRoom, Outcome, run, wait_for_segments};
 pub use run_floors::{RunFloors, race_primitives};
 pub use workload::Workload;

@@ -2,6 +2,7 @@
 
 use crate::cluster::RunningCluster;
 use crate::floors::FloorSet;
+use crate::level;
 use crate::load::parts::Parts;
 use crate::measure::Measured;
 use crate::plan::{Arrivals, ClientKind, Experiment, Generator, Kind, Sizes};
@@ -73,7 +74,7 @@ impl PointResult {
                 ClientKind::Embedded => Client::Embedded,
                 ClientKind::Socket => Client::Socket,
             },
-            level: level(spec.level),
+            level: level::shown(spec.level),
             window: spec.window.map(window),
             sync_rule: experiment.sync_rule.clone().unwrap_or_default(),
             standbys: experiment.standby_names().len() as u32,
@@ -166,16 +167,6 @@ pub(crate) fn write_histograms(folder: &RunFolder, results: &[PointResult]) -> R
     Ok(())
 }
 
-pub(crate) fn level(level: Level) -> schema::Level {
-    match level {
-        Level::Off => schema::Level::Off,
-        Level::Local => schema::Level::Local,
-        Level::RemoteWrite => schema::Level::RemoteWrite,
-        Level::On => schema::Level::On,
-        Level::RemoteApply => schema::Level::RemoteApply,
-    }
-}
-
 fn window(window: Window) -> schema::Window {
     match window {
         Window::Bytes(n) => schema::Window::Bytes(n),
@@ -202,7 +193,7 @@ fn gauge(histogram: &Histogram<u64>) -> Spread {
 }
 
 fn achieved(counts: &[u64; 5]) -> BTreeMap<schema::Level, u64> {
-    let counted = Level::ALL.into_iter().map(|each| (level(each), counts[each as usize]));
+    let counted = Level::ALL.into_iter().map(|each| (level::shown(each), counts[each as usize]));
     counted.filter(|(_, count)| *count > 0).collect()
 }
 

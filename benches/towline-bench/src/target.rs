@@ -1,7 +1,8 @@
-//! The only file that calls Towline: a primary under test, embedded or behind a socket, as a [`Target`].
+//! A primary under test, embedded or behind a socket, as a [`Target`].
 
 use crate::cluster::NodeSizes;
 use crate::count::{Counters, ring_workers};
+use crate::embedded::Embedded;
 use crate::error::BenchError;
 use crate::load::timeline::{OWN_MARKS, STANDBY_MARKS};
 use crate::load::{Pending, Target};
@@ -166,9 +167,7 @@ impl Target for Primary {
     ) -> Result<AnyPending, String> {
         match &self.way {
             Way::Embedded { shards, .. } => {
-                // A log that stays full would hang the run.
-                let ticket = shards[shard].append_within(payload, level, window, NO_ROOM_LIMIT);
-                Ok(AnyPending::Embedded(ticket.map_err(|error| error.to_string())?))
+                Ok(AnyPending::Embedded(Embedded(shards).append(shard, payload, level, window)?))
             }
             Way::Socket { appends, .. } => {
                 let pipe = &appends[shard];
@@ -179,11 +178,9 @@ impl Target for Primary {
     }
 
     fn trim(&self, shard: usize, below: Lsn) {
-        // A trim that is refused leaves the log longer; when that matters, the next append says so.
         match &self.way {
-            Way::Embedded { shards, .. } => {
-                let _ = shards[shard].trim(below);
-            }
+            Way::Embedded { shards, .. } => Embedded(shards).trim(shard, below),
+            // One that is refused leaves the log longer, as there.
             Way::Socket { control, .. } => {
                 let _ = lock(&control[shard]).trim(below);
             }
@@ -241,9 +238,7 @@ impl Pending for AnyPending {
     #[inline]
     fn try_get(&mut self) -> Option<Result<Committed, String>> {
         match self {
-            Self::Embedded(ticket) => {
-                ticket.try_get().map(|outcome| outcome.map_err(|error| error.to_string()))
-            }
+            Self::Embedded(ticket) => Pending::try_get(ticket),
             Self::Socket { request, pipe } => lock(pipe).ended(*request),
         }
     }
@@ -251,14 +246,14 @@ impl Pending for AnyPending {
     #[inline]
     fn end(&self) -> Option<Lsn> {
         match self {
-            Self::Embedded(ticket) => Some(ticket.end()),
+            Self::Embedded(ticket) => Pending::end(ticket),
             Self::Socket { .. } => None,
         }
     }
 
     fn wait(self) -> Result<Committed, String> {
         match self {
-            Self::Embedded(ticket) => ticket.wait().map_err(|error| error.to_string()),
+            Self::Embedded(ticket) => Pending::wait(ticket),
             Self::Socket { request, pipe } => loop {
                 // One client per connection waits like this; the plan allows no more.
                 if let Some(outcome) = lock(&pipe).ended(request) {
@@ -435,6 +430,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Longer than any flush or stall that a run makes on purpose.
-const NO_ROOM_LIMIT: Duration = Duration::from_secs(10);
 const READ_LIMIT: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ mod sweep;
 mod timeline;
 
 pub(crate) use cluster_points::LOOKS_OF_A_SWEEP;
-pub use off::OffRoom;
+pub use off::{OffRoom, wait_for_segments};
 pub(crate) use session::Facts;
 
 use crate::error::BenchError;

@@ -90,21 +90,15 @@ impl Session {
 
     /// Waits until every node has its segments, or no more come. Returns how many the one with the fewest has.
     pub(super) fn wait_until_prepared(&self, nodes: &[PathBuf], wanted: u32) -> Result<u32, BenchError> {
-        let dirs: Vec<_> = nodes.iter().map(|dir| dir.join("shard-0").join("segments")).collect();
-        let mut seen = 0;
-        let mut last_change = Instant::now();
-        loop {
+        let mut said = 0;
+        wait_for_segments(nodes, wanted, |seen| {
             self.go_on()?;
-            let now = dirs.iter().map(|dir| segments_in(dir)).min().unwrap_or(0);
-            if now >= wanted || last_change.elapsed() > NO_MORE_COME {
-                return Ok(now);
-            }
-            if now != seen {
-                (seen, last_change) = (now, Instant::now());
+            if seen != said {
+                said = seen;
                 self.say(format!("{seen} of {wanted} segments prepared"));
             }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            Ok(())
+        })
     }
 
     fn verified(&self, primary_dir: &Path, expected: u64) -> OffVerified {
@@ -160,6 +154,31 @@ impl OffRoom {
             "the disk had room for {had} MB of segments where {wanted} MB may be needed: free some, or point --dir at another \
              disk ({error})"
         ))
+    }
+}
+
+/// Waits until the first shard of every node has `wanted` segments, or no more come: that only makes a figure worse.
+/// Returns how many the one with the fewest has. `look` is told at each look how many that are by then.
+///
+/// # Errors
+/// What `look` answers.
+pub fn wait_for_segments<E>(
+    nodes: &[PathBuf],
+    wanted: u32,
+    mut look: impl FnMut(u32) -> Result<(), E>,
+) -> Result<u32, E> {
+    let dirs: Vec<_> = nodes.iter().map(|dir| dir.join("shard-0").join("segments")).collect();
+    let (mut seen, mut last_change) = (0, Instant::now());
+    loop {
+        let now = dirs.iter().map(|dir| segments_in(dir)).min().unwrap_or(0);
+        look(now)?;
+        if now >= wanted || last_change.elapsed() > NO_MORE_COME {
+            return Ok(now);
+        }
+        if now != seen {
+            (seen, last_change) = (now, Instant::now());
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

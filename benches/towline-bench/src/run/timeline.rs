@@ -4,10 +4,11 @@
 use super::pair;
 use super::point::PointBench;
 use crate::error::BenchError;
+use crate::level;
 use crate::load::timeline::{OWN_MARKS, STANDBY_MARKS, Stages, Tracker};
 use crate::load::{Recorder, Target, Timing, closed};
 use crate::measure::{Measured, measure};
-use crate::publish::{self, PointLoad, PointSpec};
+use crate::publish::{PointLoad, PointSpec};
 use crate::rule;
 use crate::target::Watch;
 use std::sync::atomic::Ordering::Relaxed;
@@ -78,7 +79,7 @@ impl PointBench<'_> {
         });
         let timeline = Timeline {
             experiment: experiment.name.clone(),
-            level: publish::level(spec.level),
+            level: level::shown(spec.level),
             sync_rule: experiment.sync_rule.clone().unwrap_or_default(),
             standbys: names.len() as u32,
             load: Load::closed(clients),
@@ -90,7 +91,7 @@ impl PointBench<'_> {
             levels: Level::ALL
                 .into_iter()
                 .map(|level| LevelTime {
-                    level: publish::level(level),
+                    level: level::shown(level),
                     after_ns: latency_of(&stages.levels_ns[level as usize]),
                 })
                 .collect(),

@@ -70,7 +70,7 @@ impl Setting {
     /// One load of a point; what is not needed any more is trimmed on the way.
     pub(crate) fn work(&self, spec: &Spec, timing: Timing) -> Work<'_> {
         Work {
-            level: core_level(spec.level),
+            level: towline_bench::level::of(spec.level),
             window: None,
             record_bytes: self.record_bytes,
             sizes: None,
@@ -203,16 +203,6 @@ pub(crate) fn choose(names: &[String], setting: &Setting) -> Chosen {
 /// Names that can be given.
 pub(crate) const NAMES: [&str; 8] =
     ["towline", "postgres", "etcd", "nats", "redis", "raft-engine", "okaywal", "walrus"];
-
-fn core_level(level: Level) -> ::towline::Level {
-    match level {
-        Level::Off => ::towline::Level::Off,
-        Level::Local => ::towline::Level::Local,
-        Level::RemoteWrite => ::towline::Level::RemoteWrite,
-        Level::On => ::towline::Level::On,
-        Level::RemoteApply => ::towline::Level::RemoteApply,
-    }
-}
 
 /// A runtime for client crates: one thread, as the other generators.
 fn client_runtime() -> Result<tokio::runtime::Runtime> {

@@ -8,11 +8,10 @@ use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-use towline::{Committed, Level, Log, Lsn, Shard, Ticket, Window};
-use towline_bench::OffRoom;
-use towline_bench::load::{DRAIN, Pending, Recorder, Target, Work, closed, flood, threads};
+use towline::{Level, Log};
+use towline_bench::load::{Recorder, Work, closed, flood, threads};
 use towline_bench::process::Process;
+use towline_bench::{BenchError, Embedded, OffRoom, wait_for_segments};
 use towline_report::schema;
 
 /// How the clients reach the primary, and what stands behind it.
@@ -104,27 +103,10 @@ impl Towline {
             options.flush_depth = flushing.map(|(_, depth)| depth);
         });
         let log = builder.open(dir.join("primary")).context("the primary cannot start")?;
-        self.wait_for_segments(&dir.join("primary/shard-0/segments"), room.segments);
+        wait_for_segments(&[dir.join("primary")], room.segments, |_| {
+            if self.setting.stop.load(Ordering::Relaxed) { Err(BenchError::Interrupted) } else { Ok(()) }
+        })?;
         Ok(log)
-    }
-
-    /// All of them, or no more come: that only makes the figure worse.
-    fn wait_for_segments(&self, dir: &Path, wanted: u32) {
-        let is_segment =
-            |entry: &std::fs::DirEntry| entry.path().extension().is_some_and(|kind| kind == "seg");
-        let count =
-            || std::fs::read_dir(dir).map_or(0, |entries| entries.flatten().filter(is_segment).count());
-        let (mut seen, mut last_change) = (0, Instant::now());
-        while seen < wanted as usize
-            && last_change.elapsed() < NO_MORE_COME
-            && !self.setting.stop.load(Ordering::Relaxed)
-        {
-            std::thread::sleep(Duration::from_millis(20));
-            let now = count();
-            if now != seen {
-                (seen, last_change) = (now, Instant::now());
-            }
-        }
     }
 
     fn room(&self, dir: &Path) -> Result<OffRoom> {
@@ -238,7 +220,7 @@ impl System for Towline {
                 })
             }
             Primary::Embedded(log) => measured(setting.warm_up, setting.duration, |timing| {
-                let (own, work) = (Own(log), work(timing));
+                let (own, work) = (Embedded(log.shards()), work(timing));
                 let recorder = match (spec.level, spec.threads) {
                     (schema::Level::Off, _) => flood::run(&own, &work, flood::SAMPLE_EVERY, None)?.0,
                     (_, Some(_)) => threads::run(&own, &work, clients)?,
@@ -267,51 +249,6 @@ impl System for Towline {
     }
 }
 
-/// A log in this process as a load of the bench knows it.
-struct Own<'a>(&'a Shard);
-
-impl Target for Own<'_> {
-    type Pending = OwnTicket;
-
-    fn shards(&self) -> usize {
-        1
-    }
-
-    #[inline]
-    fn append(
-        &self,
-        _shard: usize,
-        payload: &[u8],
-        level: Level,
-        window: Option<Window>,
-    ) -> Result<OwnTicket, String> {
-        let ticket = self.0.append_within(payload, level, window, DRAIN);
-        Ok(OwnTicket(ticket.map_err(|error| error.to_string())?))
-    }
-
-    fn trim(&self, _shard: usize, below: Lsn) {
-        // A trim that is refused leaves the log longer; when that matters, the next append says so.
-        let _ = self.0.trim(below);
-    }
-}
-
-struct OwnTicket(Ticket);
-
-impl Pending for OwnTicket {
-    #[inline]
-    fn try_get(&mut self) -> Option<Result<Committed, String>> {
-        self.0.try_get().map(|outcome| outcome.map_err(|error| error.to_string()))
-    }
-
-    fn end(&self) -> Option<Lsn> {
-        Some(self.0.end())
-    }
-
-    fn wait(self) -> Result<Committed, String> {
-        self.0.wait().map_err(|error| error.to_string())
-    }
-}
-
 /// A row of a level is of that level: a log without its rule would acknowledge at a weaker one.
 fn not_weaker(recorder: Recorder, level: Level) -> Result<Recorder> {
     let weaker = Level::ALL.iter().filter(|other| **other < level);
@@ -326,4 +263,3 @@ const RULE: &str = "ANY 1 (a, b)";
 const STANDBYS: [&str; 2] = ["a", "b"];
 const RETENTION_BYTES: u64 = 4 << 30;
 const PREPARED: u32 = 8;
-const NO_MORE_COME: Duration = Duration::from_secs(5);
