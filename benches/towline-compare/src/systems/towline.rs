@@ -94,27 +94,29 @@ impl Towline {
             builder = builder.sync_rule(RULE);
         }
         let flushing = self.setting.flushing;
-        let room = self.room(dir)?;
+        let (segments, retention_bytes) = self.room(dir)?;
         let builder = builder.options(|options| {
-            options.retention_bytes = room.retention_bytes;
-            options.hold_bytes = room.retention_bytes;
-            options.prepare_segments = room.segments;
+            options.retention_bytes = retention_bytes;
+            options.hold_bytes = retention_bytes;
+            options.prepare_segments = segments;
             options.primitive = flushing.map(|(primitive, _)| primitive);
             options.flush_depth = flushing.map(|(_, depth)| depth);
         });
         let log = builder.open(dir.join("primary")).context("the primary cannot start")?;
-        wait_for_segments(&[dir.join("primary")], room.segments, |_| {
+        wait_for_segments(&[dir.join("primary")], segments, |_| {
             if self.setting.stop.load(Ordering::Relaxed) { Err(BenchError::Interrupted) } else { Ok(()) }
         })?;
         Ok(log)
     }
 
-    fn room(&self, dir: &Path) -> Result<OffRoom> {
+    /// Segments to prepare, and how far the log may reach.
+    fn room(&self, dir: &Path) -> Result<(u32, u64)> {
         if self.arrangement != Arrangement::Off {
-            return Ok(OffRoom { segments: PREPARED, retention_bytes: RETENTION_BYTES });
+            return Ok((PREPARED, RETENTION_BYTES));
         }
         let time = self.setting.warm_up + self.setting.duration;
-        Ok(OffRoom::on(dir, time, self.setting.disk_bytes_per_s)?)
+        let room = OffRoom::on(dir, time, self.setting.disk_bytes_per_s)?;
+        Ok((room.segments, room.retention_bytes))
     }
 }
 
