@@ -10,6 +10,13 @@ use crate::types::limits::MAX_SEND_BYTES;
 use crate::types::{Lsn, SessionId};
 
 impl Node {
+    /// Whether its log is one to be offered: a leader's own, or a relay's, which is its leader's. The log of a node that
+    /// stepped down is neither, before it has been cut to where the new leader's begins: whoever followed it in the new
+    /// term would cut what it has flushed in it.
+    pub(super) fn ships(&self) -> bool {
+        self.is_leading() || self.relays && self.following.has_source()
+    }
+
     pub(super) fn settle_shipping(&mut self) {
         for index in 0..self.peers.len() {
             if let Link::Shipping(session) = self.peers[index].link {

@@ -436,13 +436,6 @@ impl Node {
         }
     }
 
-    /// Whether its log is one to be offered: a leader's own, or a relay's, which is its leader's. The log of a node that
-    /// stepped down is neither, before it has been cut to where the new leader's begins: whoever followed it in the new
-    /// term would cut what it has flushed in it.
-    fn ships(&self) -> bool {
-        self.is_leading() || self.relays && self.following.has_source()
-    }
-
     fn offer(&mut self, index: usize, session: SessionId) {
         if !self.ships() {
             return self.close(session, NOT_SHIPPING);
