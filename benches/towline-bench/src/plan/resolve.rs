@@ -165,7 +165,7 @@ fn rates(table: &Table) -> Result<Vec<Rate>, String> {
         (_, None, Some(fractions)) => fractions.into_iter().map(Rate::OfSaturation).collect(),
         (Kind::Rates, None, None) => [0.2, 0.5, 0.8, 0.95].map(Rate::OfSaturation).to_vec(),
         (Kind::Knee, None, None) => {
-            [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.3].map(Rate::OfSaturation).to_vec()
+            [0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5].map(Rate::OfSaturation).to_vec()
         }
         (Kind::Stall, None, None) => vec![Rate::OfSaturation(0.2)],
         _ => vec![Rate::OfSaturation(0.5)],

@@ -74,7 +74,9 @@ fn dot_rows_once(
         let dots = group.rows.iter().flat_map(|row| &row.dots);
         dots.flat_map(|dot| [dot.low, dot.high]).chain(group.floor.iter().map(|floor| floor.0))
     });
-    let values_axis = scale.axis(values, if width == Width::Wide { 9 } else { 5 }, tick);
+    // Long labels leave less room for ticks.
+    let ticks = if width == Width::Wide { 9 - (left - 214) / 70 } else { 5 };
+    let values_axis = scale.axis(values, ticks.max(4) as usize, tick);
     drawing(width, height, scale, label, |area| {
         let mut hits = Vec::new();
         let mut chart = ChartBuilder::on(area)
