@@ -31,6 +31,11 @@ impl BatchReader {
         BatchReader { arena, segments: SegmentReader::new(segments), bytes: Vec::new(), passed: None }
     }
 
+    /// For the application's thread.
+    pub(crate) fn with_wide_window(self) -> BatchReader {
+        BatchReader { segments: self.segments.with_wide_window(), ..self }
+    }
+
     /// The position behind the last batch that [`next`](Self::next) passed, with records or without.
     pub(crate) fn passed(&self) -> Option<Position> {
         self.passed

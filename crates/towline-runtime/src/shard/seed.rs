@@ -123,7 +123,7 @@ impl ShardSeed {
         let log_start = opened.meta.log_start.max(Lsn(SEGMENT_HEADER_BYTES));
         let applier = app
             .map(|app| {
-                let reader = BatchReader::new(reader, opened.segments.clone());
+                let reader = BatchReader::new(reader, opened.segments.clone()).with_wide_window();
                 Applier::start(app, reader, log_start, shared.wake.clone(), number)
             })
             .transpose()
