@@ -205,9 +205,6 @@ pub(crate) fn label(point: &Point) -> String {
     if point.durable == Some(false) {
         label.push_str(", not durable");
     }
-    if let Some(one_in) = point.detail.one_in {
-        label.push_str(&format!(", one in {one_in}"));
-    }
     for words in [&point.detail.record_sizes, &point.detail.arrivals].into_iter().flatten() {
         label.push_str(&format!(", {words}"));
     }

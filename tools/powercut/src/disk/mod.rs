@@ -165,7 +165,8 @@ impl Disk {
     /// EIO until [`restore`](Self::restore), and for ever on what was open.
     ///
     /// # Errors
-    /// EALREADY when it is down already, EINVAL when what is to be kept is no share; else what the directory below answers, and then all of it is in doubt.
+    /// EALREADY when it is down already, EINVAL when what is to be kept is no share; else what the directory below
+    /// answers, and then all of it is in doubt.
     pub(crate) fn cut(&mut self, cut: Cut) -> Result<CutReport, Errno> {
         if !self.up {
             return Err(Errno::ALREADY);
