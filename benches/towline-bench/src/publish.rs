@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 use towline_core::types::{Level, Window};
 use towline_report::histograms::TaggedHistogram;
+use towline_report::noise::MEAN_OVER_P50;
 use towline_report::schema::{self, Client, Detail, FloorsOfRepetition, Load, Point, Spread};
 use towline_report::stats::{latency_of, spread_of};
 use towline_report::{FolderError, RunFolder};
@@ -253,7 +254,7 @@ fn note(measured: &Measured, spec: &PointSpec) -> Option<String> {
     }
     let closed = !matches!(spec.load, PointLoad::Open(_) | PointLoad::Flood { .. });
     let p50_ns = recorder.latency_ns.value_at_quantile(0.5) as f64;
-    if closed && recorder.latency_ns.len() > 100 && recorder.latency_ns.mean() > NOISY * p50_ns {
+    if closed && recorder.latency_ns.len() > 100 && recorder.latency_ns.mean() > MEAN_OVER_P50 * p50_ns {
         let pressure = measured
             .pressure_percent
             .map_or(String::new(), |percent| format!(" (CPU pressure {percent:.0} %)"));
@@ -302,5 +303,3 @@ fn histogram_name(experiment: &Experiment, link_rtt_us: u64, spec: &PointSpec) -
 
 /// Experiments that vary the cluster under one name.
 const OWN_CLUSTERS: [&str; 4] = ["standbys", "sync_rules", "shards", "stall"];
-/// A mean this many times the median is no tail of the log's own making.
-const NOISY: f64 = 2.0;

@@ -18,13 +18,14 @@ pub const FLOOR_DRIFT: f64 = 0.25;
 /// More of the rows marked than this make the run a noisy one.
 pub const MARKED_ROWS: f64 = 0.1;
 
-/// The marks of one run.
+/// The marks of one run. Computed from its figures whenever it is read, never stored: a run of an older version is held
+/// against today's bounds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Noise {
     /// What holds for the run as a whole.
-    pub of_run: Vec<String>,
-    /// By row: which, and why.
-    pub of_rows: Vec<(String, String)>,
+    pub of_run: Vec<Mark>,
+    /// The rows that have marks.
+    pub of_rows: Vec<MarkedRow>,
     /// Rows that were looked at.
     pub rows: usize,
 }
@@ -36,47 +37,104 @@ impl Noise {
     }
 }
 
+/// One bound that was passed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Mark {
+    /// Which bound.
+    pub kind: MarkKind,
+    /// The same with its figure, for people.
+    pub text: String,
+}
+
+/// What a mark is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkKind {
+    /// The hypervisor took processor time: [`STEAL_PERCENT`].
+    Steal,
+    /// Tasks waited for a processor: [`PRESSURE_PERCENT`]. More threads than cores make it by themselves.
+    CrowdedProcessors,
+    /// The mean is far above the median: [`MEAN_OVER_P50`].
+    MeanOverP50,
+    /// The generator could not offer the load.
+    GeneratorLate,
+    /// The warm-up was too short.
+    NotSteady,
+    /// The repetitions are not independent.
+    RepetitionsHangTogether,
+    /// A floor moved within the run: [`FLOOR_DRIFT`].
+    FloorDrift,
+}
+
+impl MarkKind {
+    fn says(self, text: impl Into<String>) -> Mark {
+        Mark { kind: self, text: text.into() }
+    }
+}
+
+/// A row and its marks.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MarkedRow {
+    /// Its name, as in a comparison.
+    pub row: String,
+    /// One or more.
+    pub marks: Vec<Mark>,
+}
+
+impl MarkedRow {
+    /// It has this kind of mark and no other.
+    pub fn is_only(&self, kind: MarkKind) -> bool {
+        self.marks.iter().all(|mark| mark.kind == kind)
+    }
+
+    /// All its marks in words.
+    pub fn why(&self) -> String {
+        let texts: Vec<&str> = self.marks.iter().map(|mark| mark.text.as_str()).collect();
+        texts.join("; ")
+    }
+}
+
 /// Holds a run against the bounds.
 pub fn of_report(report: &Report) -> Noise {
     let mut noise = Noise { of_run: run_marks(report), ..Noise::default() };
     for row in rows(&report.points) {
         noise.rows += 1;
-        let mut why = Vec::new();
+        let mut marks = Vec::new();
         let steal = row.summary(|point| point.steal_percent).map_or(0.0, |steal| steal.median);
         if steal > STEAL_PERCENT {
-            why.push(format!("steal time {steal:.1} %"));
+            marks.push(MarkKind::Steal.says(format!("steal time {steal:.1} %")));
         }
         let pressure = row.summary(|point| point.detail.cpu_pressure_percent).map_or(0.0, |p| p.median);
         if pressure > PRESSURE_PERCENT {
-            why.push(format!("CPU pressure {pressure:.0} %"));
+            marks.push(MarkKind::CrowdedProcessors.says(format!("CPU pressure {pressure:.0} %")));
         }
         // The mean of `off` holds its waits for room, and that of an open load its queue.
         let closed = matches!(row.point.load.arrival, Arrival::Closed(_)) && row.point.level != Level::Off;
         let over = row.summary(|point| Some(point.mean_ns? / point.latency_ns.p50.max(1) as f64));
         if let Some(over) = over.filter(|over| closed && over.median > MEAN_OVER_P50) {
-            why.push(format!("mean {:.1} × p50", over.median));
+            marks.push(MarkKind::MeanOverP50.says(format!("mean {:.1} × p50", over.median)));
         }
         if row.repetitions.iter().any(|point| point.detail.kept_up == Some(false)) {
-            why.push("the generator could not offer the load: refused".into());
+            marks.push(MarkKind::GeneratorLate.says("the generator could not offer the load: refused"));
         }
         let starts: Vec<f64> =
             row.repetitions.iter().filter_map(|point| point.detail.start_over_rest).collect();
         if let Some(middle) = median(&starts).filter(|_| 2 * starts.len() > row.repetitions.len()) {
-            why.push(format!(
+            marks.push(MarkKind::NotSteady.says(format!(
                 "not steady: p50 of the first quarter of its time is {middle:.2} × that of the rest"
-            ));
+            )));
         }
         let p50: Vec<f64> = row.in_order().iter().map(|point| point.latency_ns.p50 as f64).collect();
-        why.extend(hang_together(&p50));
-        if !why.is_empty() {
-            noise.of_rows.push((crate::against::label(row.point), why.join("; ")));
+        marks.extend(hang_together(&p50));
+        if !marks.is_empty() {
+            noise.of_rows.push(MarkedRow { row: crate::against::label(row.point), marks });
         }
     }
     noise
 }
 
 /// Whether the repetitions are not independent, so that an interval over them is too narrow.
-fn hang_together(values: &[f64]) -> Option<String> {
+fn hang_together(values: &[f64]) -> Option<Mark> {
     let r = lag1_autocorrelation(values).filter(|_| values.len() >= ENOUGH_VALUES)?;
     if r <= autocorrelation_bound(values.len()) {
         return None;
@@ -86,17 +144,20 @@ fn hang_together(values: &[f64]) -> Option<String> {
         Some(cut) => format!(", steady from repetition {} on", cut + 1),
         None => ", never steady".into(),
     };
-    Some(format!("repetitions hang together (lag-1 autocorrelation {r:.2}{steady})"))
+    let text = format!("repetitions hang together (lag-1 autocorrelation {r:.2}{steady})");
+    Some(MarkKind::RepetitionsHangTogether.says(text))
 }
 
-fn run_marks(report: &Report) -> Vec<String> {
+fn run_marks(report: &Report) -> Vec<Mark> {
     let mut marks = Vec::new();
     let environment = &report.environment;
     if let Some(steal) = environment.steal_percent.filter(|steal| *steal > STEAL_PERCENT) {
-        marks.push(format!("the hypervisor took {steal:.1} % of the processors' time"));
+        let text = format!("the hypervisor took {steal:.1} % of the processors' time");
+        marks.push(MarkKind::Steal.says(text));
     }
     if let Some(pressure) = environment.cpu_pressure_percent.filter(|share| *share > PRESSURE_PERCENT) {
-        marks.push(format!("tasks waited for a processor for {pressure:.0} % of the time"));
+        let text = format!("tasks waited for a processor for {pressure:.0} % of the time");
+        marks.push(MarkKind::CrowdedProcessors.says(text));
     }
     type Floor = fn(&FloorsOfRepetition) -> Option<u64>;
     let floors: [(&str, Floor); 3] = [
@@ -111,10 +172,9 @@ fn run_marks(report: &Report) -> Vec<String> {
         let farthest =
             values.iter().map(|value| value / middle - 1.0).max_by(|a, b| a.abs().total_cmp(&b.abs()));
         if let Some(drift) = farthest.filter(|drift| drift.abs() > FLOOR_DRIFT) {
-            marks.push(format!(
-                "the {name} floor of one repetition is {:+.0} % off its median",
-                100.0 * drift
-            ));
+            let text =
+                format!("the {name} floor of one repetition is {:+.0} % off its median", 100.0 * drift);
+            marks.push(MarkKind::FloorDrift.says(text));
         }
     }
     marks
@@ -155,7 +215,10 @@ mod tests {
             .to_vec();
         let marks = of_report(&drift).of_run;
         assert!(
-            marks.len() == 1 && marks[0].contains("durable write") && marks[0].contains("+25 %"),
+            marks.len() == 1
+                && marks[0].kind == MarkKind::FloorDrift
+                && marks[0].text.contains("durable write")
+                && marks[0].text.contains("+25 %"),
             "{marks:?}"
         );
         drift.floors.by_repetition[3].durable_write_ns = Some(124_000);
@@ -177,10 +240,13 @@ mod tests {
         }
         let noise = of_report(&report);
         assert_eq!(noise.of_rows.len(), 1);
-        assert!(noise.of_rows[0].0.contains("on, 8 clients") && noise.of_rows[0].1.contains("2.1 × p50"));
+        let marked = &noise.of_rows[0];
+        assert!(marked.row.contains("on, 8 clients") && marked.why().contains("2.1 × p50"));
+        assert!(marked.is_only(MarkKind::MeanOverP50) && !marked.is_only(MarkKind::CrowdedProcessors));
         assert!(!noise.is_noisy(), "one row of many does not spoil a run");
         report.points[0].detail.kept_up = Some(false);
-        assert!(of_report(&report).of_rows.iter().any(|(_, why)| why.contains("could not offer")));
+        let late = |row: &MarkedRow| row.marks.iter().any(|mark| mark.kind == MarkKind::GeneratorLate);
+        assert!(of_report(&report).of_rows.iter().any(late));
     }
 
     #[test]
@@ -192,10 +258,8 @@ mod tests {
             point.latency_ns.p50 = 100_000 + 10_000 * u64::from(point.repetition);
         }
         let noise = of_report(&report);
-        assert!(
-            noise.of_rows[0].1.contains("hang together") && noise.of_rows[0].1.contains("never steady"),
-            "{noise:?}"
-        );
+        assert!(noise.of_rows[0].is_only(MarkKind::RepetitionsHangTogether), "{noise:?}");
+        assert!(noise.of_rows[0].why().contains("never steady"), "{noise:?}");
     }
 
     #[test]
@@ -206,9 +270,7 @@ mod tests {
         assert_eq!(of_report(&report).of_rows, [], "one of three may be chance");
         report.points[1].detail.start_over_rest = Some(1.6);
         let noise = of_report(&report);
-        assert!(
-            noise.of_rows[0].1.contains("not steady") && noise.of_rows[0].1.contains("1.50 ×"),
-            "{noise:?}"
-        );
+        assert!(noise.of_rows[0].is_only(MarkKind::NotSteady), "{noise:?}");
+        assert!(noise.of_rows[0].why().contains("1.50 ×"), "{noise:?}");
     }
 }

@@ -89,7 +89,7 @@ pub fn format_tables(report: &Report) -> String {
         let marks = noise.of_rows.len();
         text.push_str(&format!("\nNOISY: {marks} of {} rows are marked; the page names them", noise.rows));
         for mark in &noise.of_run {
-            text.push_str(&format!("; {mark}"));
+            text.push_str(&format!("; {}", mark.text));
         }
         text.push('\n');
     }

@@ -17,6 +17,7 @@ pub(crate) mod trend;
 mod window;
 
 use crate::groups::{self, Row, rows};
+use crate::noise::{MarkKind, MarkedRow};
 use crate::schema::{Arrival, Level, Point, Report, Window};
 use crate::survive_run::SurviveRun;
 use crate::table::{latency_experiments, title_of};
@@ -274,13 +275,14 @@ fn noise_section(report: &Report) -> String {
         (false, true) => "Nothing was marked.",
         (false, false) => "The run as a whole is quiet; some rows are to be read with care.",
     };
-    let items = noise.of_run.iter().map(|mark| escape(mark));
+    let items = noise.of_run.iter().map(|mark| escape(&mark.text));
+    let line = |row: &MarkedRow| format!("{}: {}", escape(&row.row), escape(&row.why()));
     // Many rows crowd the processors by themselves: one line for those that have no other mark.
     let (crowded, others): (Vec<_>, Vec<_>) =
-        noise.of_rows.iter().partition(|(_, why)| why.starts_with("CPU pressure") && !why.contains(';'));
+        noise.of_rows.iter().partition(|row| row.is_only(MarkKind::CrowdedProcessors));
     let crowded = (!crowded.is_empty()).then(|| {
         let share = crate::noise::PRESSURE_PERCENT;
-        let rows: String = crowded.iter().map(|(row, why)| format!("<br>{}: {}", escape(row), escape(why))).collect();
+        let rows: String = crowded.iter().map(|row| format!("<br>{}", line(row))).collect();
         format!(
             "<details><summary>CPU pressure above {share:.0} % and nothing else: {} rows. Where the threads of a row are more \
              than the cores, it makes that itself.</summary>{}</details>",
@@ -288,7 +290,7 @@ fn noise_section(report: &Report) -> String {
             rows.trim_start_matches("<br>")
         )
     });
-    let rows = others.iter().map(|(row, why)| format!("{}: {}", escape(row), escape(why)));
+    let rows = others.iter().map(|row| line(row));
     let items: String = items.chain(rows).chain(crowded).map(|item| format!("<li>{item}</li>")).collect();
     let list = if items.is_empty() { String::new() } else { format!("<ul>{items}</ul>") };
     format!(
