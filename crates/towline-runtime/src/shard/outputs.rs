@@ -6,6 +6,7 @@ use towline_core::format::BatchHeader;
 use towline_core::node::{Event, FreezeReason, Input, Output, TicketOutcome};
 use towline_core::types::limits::{BATCH_HEADER_BYTES, MAX_TERM_HISTORY};
 use towline_core::types::{Geometry, LogId, Lsn, Span, TermHistory, TicketId, Window};
+use towline_uring::ArenaError;
 
 use super::Shard;
 use super::clients::is_client;
@@ -38,15 +39,20 @@ impl Shard {
     }
 
     /// A restarted primary that has fetched a tail begins its term where it was still receiving: the receive is
-    /// called off, and its place is free when it has ended.
+    /// called off, and its place is free when it has ended. A batch that came whole and that the node did not take (its
+    /// place, its term or what it follows was wrong) lies where the term begins: it is in nobody's log, and goes.
     fn must_wait(&mut self, output: &Output) -> bool {
         let Output::PutHeader { header } = output else { return false };
         if self.core.shared.marks.leading.load(Ordering::Relaxed) {
             return false;
         }
         self.sessions.stop_receiving(&mut self.core);
-        let stored = header.stored();
-        self.core.ring.arena().is_being_filled(stored.start.0..stored.end.0)
+        let start = header.start.0;
+        let arena = self.core.ring.arena_mut();
+        if arena.is_being_filled(start..u64::MAX) {
+            return true;
+        }
+        arena.published() > start && matches!(arena.rewind(start), Err(ArenaError::Busy))
     }
 
     fn carry_out(&mut self, output: Output) -> Result<(), Fault> {
@@ -78,7 +84,7 @@ impl Shard {
             Output::Dial { peer } => self.sessions.dial(&mut self.core, peer),
             Output::Frame { session, frame } => self.sessions.push_frame(&mut self.core, session, &frame),
             Output::Send { session, span, source } => self.sessions.push_log(session, span, source),
-            Output::Close { session, why } => self.sessions.close(&self.core, session, why),
+            Output::Close { session, why } => self.sessions.close(&mut self.core, session, why),
             Output::Receive { session, at, credit } => self.sessions.receive(session, at, credit),
             Output::Ack { ticket, outcome } => self.ack(ticket, &outcome),
             Output::RuleChange { request, result } => self.rule_changed(request, result),

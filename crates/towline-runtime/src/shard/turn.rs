@@ -446,6 +446,7 @@ impl Shard {
             || self.sessions.is_waiting()
             || self.clients.is_waiting(&self.core.long_records)
             || !self.keeping.is_empty()
+            || !self.held_outputs.is_empty()
             || !self.cancels.is_empty()
             || self.core.ring.arena().floor() < self.release_to.0
     }

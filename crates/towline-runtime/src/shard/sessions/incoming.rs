@@ -22,6 +22,8 @@ pub(crate) struct Incoming {
     in_flight: Option<InFlight>,
     /// This node goes on by itself from here: no more log bytes.
     ending: bool,
+    /// The node hears this session no more.
+    abandoned: bool,
     /// What comes here is frames, save for a fetch: the receive stays armed, one submission for many of them.
     stays_armed: bool,
     /// The armed receive is being cancelled, because log bytes are to come.
@@ -74,6 +76,7 @@ impl Incoming {
             receiving: None,
             in_flight: None,
             ending: false,
+            abandoned: false,
             stays_armed,
             disarming: false,
             held: false,
@@ -110,11 +113,21 @@ impl Incoming {
         if self.in_flight == Some(InFlight::Arena) {
             return true;
         }
-        if self.ending && self.receiving.as_ref().is_none_or(|receiving| receiving.have == 0) {
-            self.receiving = None;
-            self.ending = false;
-        }
+        self.finish_ending();
         false
+    }
+
+    /// The node hears this session no more. A batch that still came whole would be in nobody's log, and in the way of
+    /// what comes to its place: nothing is looked at from here on. True when an operation in flight has to be
+    /// cancelled for that.
+    pub(crate) fn abandon(&mut self) -> bool {
+        self.abandoned = true;
+        self.ending = false;
+        self.held = false;
+        self.receiving = None;
+        self.behind_roll = Vec::new();
+        self.staged = 0;
+        self.in_flight == Some(InFlight::Arena)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {
@@ -209,8 +222,11 @@ impl Incoming {
     ) -> Result<(), String> {
         self.in_flight = None;
         self.stage = buf;
-        self.staged += count;
         self.received_bytes += count as u64;
+        if self.abandoned {
+            return Ok(());
+        }
+        self.staged += count;
         self.parse_stage(arena, place, arrived)
     }
 
@@ -228,6 +244,9 @@ impl Incoming {
     ) -> Result<(), String> {
         self.in_flight = None;
         self.received_bytes += count as u64;
+        if self.abandoned {
+            return Ok(());
+        }
         if let Some(receiving) = &mut self.receiving {
             receiving.have += count as u64;
         }
@@ -256,6 +275,9 @@ impl Incoming {
             self.disarming = false;
         }
         self.received_bytes += count as u64;
+        if self.abandoned {
+            return Ok(());
+        }
         let Some(buf) = buf else { return Err("the ring lost what it received".to_owned()) };
         let mut rest = &buf[..count];
         while !rest.is_empty() {
@@ -327,13 +349,15 @@ impl Incoming {
 
     /// Whether the end of the operation in flight was asked for here.
     pub(crate) fn is_ending(&self) -> bool {
-        self.ending || self.disarming
+        self.ending || self.disarming || self.abandoned
     }
 
     fn finish_ending(&mut self) {
         if self.ending {
             self.receiving = None;
             self.ending = false;
+            self.held = false;
+            self.behind_roll.clear();
         }
     }
 
@@ -461,6 +485,9 @@ impl Incoming {
             let Some((header, hash)) = receiving.header else { return Ok(()) };
             let stored = header.stored();
             let Some(batch) = bytes.get(..stored.len() as usize) else { return Ok(()) };
+            if self.ending {
+                return Err("log bytes came though nothing is fetched any more".to_owned());
+            }
             let salt = salt_of(&self.salts, with, header.start)?;
             let summary = verify_body(&header, &batch[BATCH_HEADER_BYTES as usize..], salt)
                 .map_err(|error| format!("batch at {}: {error}", header.start))?;

@@ -132,11 +132,14 @@ impl Sessions {
     }
 
     /// `Output::Close`.
-    pub(crate) fn close(&mut self, core: &Core, id: SessionId, why: String) {
+    pub(crate) fn close(&mut self, core: &mut Core, id: SessionId, why: String) {
         if let Some(session) = self.find(id)
             && matches!(session.state, State::Open)
         {
             session.out.close();
+            if session.incoming.abandon() {
+                let _ = core.ring.cancel(Tag::RecvArena(id.0).pack());
+            }
             session.state = State::Closing { why, until_ns: core.now_ns + CLOSE_LIMIT.as_nanos() as u64 };
         }
     }
@@ -392,6 +395,8 @@ impl Session {
         }
         let told = self.is_told();
         self.state = State::Dead;
+        // What is in flight ends with the shutdown.
+        self.incoming.abandon();
         // Already gone on the other side: then the operations have ended by themselves.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
         if told {

@@ -209,6 +209,27 @@ fn what_came_behind_a_roll_waits_for_room_in_the_next_segment() {
 }
 
 #[test]
+fn what_comes_behind_a_close_gets_to_nobody() {
+    let mut rig = Rig::new(&[]);
+    let (header, bytes) = batch_at(START, 5_000);
+    let (mut incoming, mut arrived) = (Incoming::new(false), Vec::new());
+    assert!(incoming.receive(rig.ring.arena_mut(), START, START.plus(1 << 20)));
+    incoming.drive(&mut rig.ring, &rig.frames, rig.fd, ID).unwrap();
+    // The receive is in flight when the node closes the session; the batch comes whole all the same.
+    assert!(incoming.abandon(), "it is to be called off");
+    rig.far.write_all(&bytes).unwrap();
+    rig.receive_all(&mut incoming, &mut arrived).unwrap();
+    assert_eq!(incoming.received_bytes, header.end.0 - START.0);
+    assert!(arrived.is_empty());
+    assert_eq!(rig.ring.arena().published(), START.0, "its place is another's");
+
+    // Frames neither: who is not heard any more is not heard.
+    rig.far.write_all(&encoded(&heartbeat())).unwrap();
+    rig.receive_all(&mut incoming, &mut arrived).unwrap();
+    assert!(arrived.is_empty());
+}
+
+#[test]
 fn a_span_that_overtakes_a_frame_is_read_at_once() {
     let (header, bytes) = batch_at(START, 200_000);
     let mut rig = Rig::new(&bytes);
