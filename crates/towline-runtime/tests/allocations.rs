@@ -5,7 +5,7 @@ mod common;
 
 use std::alloc::System;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -71,10 +71,16 @@ fn nor_does_one_that_a_standby_flushes() {
     };
     commit(500);
     // Both nodes are in this process: what either allocates is counted.
-    let region = Region::new(ALLOCATOR);
+    let (region, began) = (Region::new(ALLOCATOR), Instant::now());
     commit(500);
     let change = region.change();
-    assert!(change.allocations + change.reallocations < most(50), "500 commits on both nodes: {change:?}");
+    // Heartbeats go by the clock: on a busy machine there are many of them to so many commits.
+    let by_the_clock = (began.elapsed().as_millis() / 50) as usize;
+    assert!(
+        change.allocations + change.reallocations < most(50) + by_the_clock,
+        "500 commits on both nodes in {:?}: {change:?}",
+        began.elapsed()
+    );
     node.stop().unwrap();
     standby.stop().unwrap();
 }

@@ -5,7 +5,6 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, Stdio};
-use std::time::Duration;
 
 use towline_core::types::{Geometry, LogId, NodeId};
 use towline_runtime::storage::{
@@ -66,7 +65,7 @@ fn making_stopped_at_any_step_leaves_nothing_in_the_way() {
 fn a_second_opener_is_told_who_has_it() {
     let place = Place::new();
     let first = place.open().unwrap();
-    let error = place.open().unwrap_err();
+    let error = place.open_at_once().unwrap_err();
     assert!(
         matches!(error, OpenError::Locked { holder: Some(pid), .. } if pid == std::process::id()),
         "{error}"
@@ -75,7 +74,7 @@ fn a_second_opener_is_told_who_has_it() {
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     LogReader::open_readonly(&place.path, true).unwrap();
     drop(first);
-    LogReader::open_readonly(&place.path, false).unwrap();
+    drop(place.reader());
 }
 
 #[test]
@@ -93,9 +92,8 @@ fn another_process_is_waited_for_and_then_told() {
         .unwrap();
     let mut said = [0; 6];
     holder.stdout.take().unwrap().read_exact(&mut said).unwrap();
-    assert!(matches!(place.open(), Err(OpenError::Locked { .. })));
-    let patient = StorageOptions { lock_wait: Duration::from_secs(5), ..options() };
-    ShardDir::open(&place.path, &patient).unwrap();
+    assert!(matches!(place.open_at_once(), Err(OpenError::Locked { .. })));
+    place.open().unwrap();
     holder.wait().unwrap();
 }
 
@@ -181,7 +179,7 @@ fn the_meta_block_survives_damage_to_two_copies() {
     let path = place.path.join("meta");
     let copy = 8192;
     for damaged in [vec![0], vec![1], vec![2], vec![3], vec![0, 1], vec![0, 3], vec![2, 3]] {
-        let mut sequence = LogReader::open_readonly(&place.path, false).unwrap().meta().sequence;
+        let mut sequence = place.reader().meta().sequence;
         damaged.iter().for_each(|at| flip(&path, at * copy + 100));
         let opened = place.open().unwrap();
         assert!(opened.meta.sequence > sequence && opened.meta.history == written.meta.history);
@@ -191,7 +189,7 @@ fn the_meta_block_survives_damage_to_two_copies() {
         let bytes = fs::read(&path).unwrap();
         let copies: Vec<_> = bytes.chunks(copy as usize).collect();
         assert!(copies.windows(2).all(|pair| pair[0] == pair[1]), "{damaged:?}");
-        assert_eq!(LogReader::open_readonly(&place.path, false).unwrap().meta().sequence, sequence);
+        assert_eq!(place.reader().meta().sequence, sequence);
     }
     [0, 1, 2].iter().for_each(|at| flip(&path, at * copy + 100));
     let before = fs::read(&path).unwrap();
@@ -205,7 +203,7 @@ fn a_meta_write_torn_at_any_copy_leaves_the_old_or_the_new_one() {
     let (place, written) = Place::with_log(1);
     let path = place.path.join("meta");
     let old = fs::read(&path).unwrap();
-    let old_sequence = LogReader::open_readonly(&place.path, false).unwrap().meta().sequence;
+    let old_sequence = place.reader().meta().sequence;
     drop(place.open().unwrap());
     let new = fs::read(&path).unwrap();
     for torn in 0..4_usize {

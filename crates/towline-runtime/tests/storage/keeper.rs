@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use towline_core::node::Input;
 use towline_core::types::{LogId, Lsn, Span};
-use towline_runtime::storage::{
-    Command, Keeper, LogReader, Purpose, SegmentReader, ShardDir, Steps, StorageOptions,
-};
+use towline_runtime::storage::{Command, Keeper, Purpose, SegmentReader, ShardDir, Steps, StorageOptions};
 
 use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload, stopping};
 
@@ -240,7 +238,7 @@ fn a_failed_meta_write_ends_all_meta_writes() {
     let answer = log.kept.ask(Command::WriteMeta(log.meta.clone()));
     assert!(matches!(answer, Input::MetaFailed { .. }), "never tried again: {answer:?}");
     log.close();
-    let meta = LogReader::open_readonly(&place.path, false).unwrap();
+    let meta = place.reader();
     assert_eq!(meta.meta().incarnation, 1);
 }
 

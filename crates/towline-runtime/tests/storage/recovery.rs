@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use towline_core::node::Input;
 use towline_core::types::{Lsn, Span};
-use towline_runtime::storage::{Command, LogReader, OpenError, ShardDir, Steps};
+use towline_runtime::storage::{Command, OpenError, ShardDir, Steps};
 
 use crate::support::{GEOMETRY, Log, Place, Written, flip, overwrite, payload, stopping};
 
@@ -88,7 +88,7 @@ fn a_torn_tail_is_cut_and_kept() {
     let kept = fs::read(&copies[0]).unwrap();
     assert_eq!(kept, torn[offset(&written, 2) as usize..][..stored.len() as usize]);
     // The span is remembered until it has been overwritten.
-    let meta = LogReader::open_readonly(&place.path, false).unwrap().meta().clone();
+    let meta = place.reader().meta().clone();
     assert_eq!(meta.unfinished, [cut]);
 }
 
@@ -143,7 +143,7 @@ fn rot_in_the_middle_is_refused_and_named() {
         let (place, written) = Place::with_log(5);
         flip(&place.segment(0), offset(&written, batch) + at);
         refused(&place, written.batches[batch].start);
-        let reader = LogReader::open_readonly(&place.path, false).unwrap();
+        let reader = place.reader();
         assert!(matches!(
             reader.scan().unwrap().verdict,
             towline_core::log::recovery::Verdict::Corrupt { .. }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use towline_core::format::{Frame, decode_frame, encode_frame};
 use towline_core::log::recovery::Verdict;
 use towline_core::types::{LogId, Lsn, NodeId};
-use towline_runtime::storage::{LogReader, OpenError, ShardDir, Steps, StorageOptions, repair_log};
+use towline_runtime::storage::{OpenError, ShardDir, Steps, StorageOptions, repair_log};
 
 use crate::support::{GEOMETRY, Place, Written, options};
 
@@ -95,7 +95,7 @@ impl Damaged {
     fn new() -> Damaged {
         let (place, written) = Place::with_log(12);
         let whole = Arc::new(fs::read(place.segment(0)).unwrap());
-        let log = LogReader::open_readonly(&place.path, false).unwrap().identity().log_id();
+        let log = place.reader().identity().log_id();
         let damaged = Damaged { place, written, whole, log };
         damaged.damage();
         damaged
@@ -135,7 +135,7 @@ fn a_repair_stopped_at_any_step_leaves_a_log_that_is_refused_or_whole() {
                 break;
             }
         }
-        let found = LogReader::open_readonly(&log.place.path, false).unwrap().scan().unwrap();
+        let found = log.place.reader().scan().unwrap();
         match found.verdict {
             Verdict::Corrupt { .. } => {}
             Verdict::CleanEnd => assert_eq!(found.recovered.end.lsn, all),

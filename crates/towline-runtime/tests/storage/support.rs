@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use towline_core::format::{
@@ -40,6 +41,11 @@ impl Place {
         ShardDir::open(&self.path, &options())
     }
 
+    /// Waits for nobody who has it.
+    pub(crate) fn open_at_once(&self) -> Result<Opened, OpenError> {
+        ShardDir::open(&self.path, &StorageOptions { lock_wait: Duration::ZERO, ..options() })
+    }
+
     pub(crate) fn segment(&self, seq: u64) -> PathBuf {
         self.path.join(format!("segments/{seq:016x}.seg"))
     }
@@ -56,8 +62,19 @@ impl Place {
         (place, written)
     }
 
+    /// Waits as [`open`](Self::open) does.
+    pub(crate) fn reader(&self) -> LogReader {
+        let deadline = Instant::now() + options().lock_wait;
+        loop {
+            match LogReader::open_readonly(&self.path, false) {
+                Err(OpenError::Locked { .. }) if Instant::now() < deadline => sleep(Duration::from_millis(5)),
+                opened => return opened.unwrap(),
+            }
+        }
+    }
+
     pub(crate) fn payloads(&self) -> Vec<Vec<u8>> {
-        let reader = LogReader::open_readonly(&self.path, false).unwrap();
+        let reader = self.reader();
         let mut walk = reader.walk();
         let mut found = Vec::new();
         while let Step::Batch(batch) = walk.step().unwrap() {
@@ -94,7 +111,8 @@ pub(crate) fn options() -> StorageOptions {
         name: "a".to_owned(),
         geometry: Some(GEOMETRY),
         calibrate: false,
-        lock_wait: Duration::from_millis(1),
+        // Another test of this program that starts a process holds every lock until that process is another program.
+        lock_wait: Duration::from_secs(5),
         arena_dir: None,
         ..StorageOptions::default()
     }
