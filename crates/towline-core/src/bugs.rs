@@ -113,6 +113,18 @@ bugs! {
         WindowOneRecordMore = "window-one-record-more",
         /// A change of the rule forgets the tickets that wait under the old one.
         RuleForgetsTickets = "rule-forgets-tickets",
+        /// A node that stepped down while it dialled offers its old log in the new term.
+        OffersOldLog = "offers-old-log",
+        /// A log is taken in a term that its own history does not have.
+        TakesOldLog = "takes-old-log",
+        /// A directory that stands where a disk was lost counts before it holds what that disk held.
+        JoinsTooEarly = "joins-too-early",
+        /// A log that ends before its first rule is taken for one that never had a rule, whoever led it.
+        NoRuleAsksNobody = "no-rule-asks-nobody",
+        /// A leader goes on although a standby has adopted a higher term.
+        GoesOnDeposed = "goes-on-deposed",
+        /// A leader steps down for a term that it will refuse once its writes in flight are flushed.
+        StepsDownInVain = "steps-down-in-vain",
     }
     "node" {
         /// More is shipped than a standby has room for.
@@ -145,6 +157,10 @@ bugs! {
         CutsAcknowledged = "cuts-acknowledged",
         /// What was acknowledged is not in the meta block when a primary crashes.
         AcknowledgedForgotten = "acknowledged-forgotten",
+        /// What standbys have flushed and a primary has not is taken for acknowledged: after a crash it halts for it.
+        AcknowledgedUnflushed = "acknowledged-unflushed",
+        /// A cut leaves an application alone that had been told to apply what is cut, and has not said that it did.
+        ResetForgotten = "reset-forgotten",
         /// A primary that returns with other standbys in its list leads without those that may have acknowledged.
         SwappedListUnnoticed = "swapped-list-unnoticed",
     }

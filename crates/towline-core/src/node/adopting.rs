@@ -52,7 +52,9 @@ impl Node {
             return self.answer_not_adopted(session);
         }
         // A leader's writes in flight decide, too: where they will refuse the term, nobody steps down for it.
-        let is_refused_later = self.is_leading() && !may_adopt(adopted, self.log_reach(), term, end);
+        let is_refused_later = self.is_leading()
+            && !may_adopt(adopted, self.log_reach(), term, end)
+            && !bug(Bug::StepsDownInVain);
         if !is_refused_later {
             self.step_down(&format!("term {term} is asked for by a node whose log is not behind"));
             if let Some(source) = self.following.source.take() {

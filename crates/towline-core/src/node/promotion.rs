@@ -310,7 +310,9 @@ impl Node {
     /// end before the first one: then it can have been any.
     fn rules_of_restart(&self) -> (usize, usize) {
         match self.rules.synchronous() {
-            (0, 0) if self.log_reach().last_term.node != self.config.node => (1, self.known_set()),
+            (0, 0) if self.log_reach().last_term.node != self.config.node && !bug(Bug::NoRuleAsksNobody) => {
+                (1, self.known_set())
+            }
             known => known,
         }
     }

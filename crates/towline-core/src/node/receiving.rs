@@ -54,7 +54,8 @@ impl Node {
         if let Some(why) = self.untrue(&offer, offer.term) {
             return self.refuse(session, RefusalCode::Protocol, why.to_owned());
         }
-        if offer.history.last().is_none_or(|last| last.term != offer.term) {
+        let is_own = offer.history.last().is_some_and(|last| last.term == offer.term);
+        if !is_own && !bug(Bug::TakesOldLog) {
             // A leader's history ends with its own term, and so does that of a relay that follows it.
             let why = "a stream of a term that its own history does not have".to_owned();
             return self.refuse(session, RefusalCode::Protocol, why);
@@ -186,7 +187,8 @@ impl Node {
     /// leader is not with it before it holds the log as it is now; until then its word must count for nobody who
     /// wants to lead.
     fn has_to_catch_up_first(&self, offer: &Offer) -> bool {
-        self.meta.get().set_size == 0 && offer.set_size > 0 && self.tail.flushed().lsn < offer.log_end
+        let is_of_no_set = self.meta.get().set_size == 0 && offer.set_size > 0;
+        is_of_no_set && self.tail.flushed().lsn < offer.log_end && !bug(Bug::JoinsTooEarly)
     }
 
     /// From here on it is one of the set, durably.
@@ -249,7 +251,8 @@ impl Node {
         self.released = end.lsn;
         self.sealed = false;
         // The application may have applied all that it was allowed to, whatever it has said so far.
-        if self.config.applies && self.following.applied().max(self.following.apply_told) > end.lsn {
+        let told = if bug(Bug::ResetForgotten) { Lsn(0) } else { self.following.apply_told };
+        if self.config.applies && self.following.applied().max(told) > end.lsn {
             self.following.reset_applied(end);
             self.out.push_back(Output::ResetApply { from: end.lsn });
         }

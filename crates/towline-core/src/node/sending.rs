@@ -14,7 +14,7 @@ impl Node {
     /// stepped down is neither, before it has been cut to where the new leader's begins: whoever followed it in the new
     /// term would cut what it has flushed in it.
     pub(super) fn ships(&self) -> bool {
-        self.is_leading() || self.relays && self.following.has_source()
+        self.is_leading() || self.relays && self.following.has_source() || bug(Bug::OffersOldLog)
     }
 
     pub(super) fn settle_shipping(&mut self) {

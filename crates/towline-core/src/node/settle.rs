@@ -155,7 +155,8 @@ impl Node {
     fn settle_acknowledged(&mut self) {
         if self.is_leading() && self.gate.rule().1.is_some() {
             // Standbys may be ahead: what is not flushed here is acknowledged at no level, and a crash may take it.
-            let acknowledged = self.safe_flushed().min(self.own_flushed());
+            let own = if bug(Bug::AcknowledgedUnflushed) { self.tail.end().lsn } else { self.own_flushed() };
+            let acknowledged = self.safe_flushed().min(own);
             self.acknowledged = self.acknowledged.max(acknowledged);
         }
         let is_due = self.now_ns.saturating_sub(self.acknowledged_ns) >= self.config.heartbeat_ns

@@ -291,7 +291,6 @@ impl Node {
         }
     }
 
-    /// Tells a session to go. It is not heard any more; its end comes as `Disconnected`.
     /// Whether an input is looked at at all: what comes on a session that this node has told to go is not. The driver
     /// hands it over all the same until it says that the session is gone.
     pub fn hears(&self, input: &Input) -> bool {
@@ -302,6 +301,7 @@ impl Node {
         }
     }
 
+    /// Tells a session to go. It is not heard any more; its end comes as `Disconnected`.
     pub(super) fn close(&mut self, session: SessionId, why: &str) {
         if let Some(index) = self.peer_of(session) {
             let shipped = match self.peers[index].link {
@@ -354,7 +354,7 @@ impl Node {
             }
             // Its dial was under way when this node stepped down.
             _ if !self.ships() => self.close(session, NOT_SHIPPING),
-            _ if welcome.adopted > own => {
+            _ if welcome.adopted > own && !bug(Bug::GoesOnDeposed) => {
                 self.step_down(&format!("standby has adopted term {}, above {own}", welcome.adopted));
                 self.close(session, "the standby has adopted a higher term");
             }

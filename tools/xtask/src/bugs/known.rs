@@ -92,8 +92,26 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::LossUnnoticed => claim("a_standby_that_lost_durable_data_no_longer_counts"),
         Bug::ExcludedCounts => gate(),
         Bug::ChainUnchecked => claim("a_batch_that_does_not_follow_ends_the_session"),
-        Bug::CutsAcknowledged | Bug::AcknowledgedForgotten | Bug::SwappedListUnnoticed => {
-            Place::Test("towline-core/promotion_scripts", "every_script_holds")
+        Bug::CutsAcknowledged
+        | Bug::AcknowledgedForgotten
+        | Bug::SwappedListUnnoticed
+        | Bug::JoinsTooEarly
+        | Bug::GoesOnDeposed => Place::Test("towline-core/promotion_scripts", "every_script_holds"),
+        Bug::OffersOldLog => {
+            standby("changed_leader::who_stepped_down_offers_its_log_to_nobody_whose_dial_was_under_way")
+        }
+        Bug::TakesOldLog => {
+            standby("changed_leader::a_stream_of_a_term_that_its_history_does_not_have_is_refused")
+        }
+        Bug::ResetForgotten => standby(
+            "changed_leader::a_cut_below_what_might_be_applied_resets_the_application_whatever_it_has_said",
+        ),
+        Bug::NoRuleAsksNobody => claim("a_log_without_a_rule_that_another_led_may_end_before_the_first_one"),
+        Bug::StepsDownInVain => {
+            claim("a_leader_does_not_step_down_for_a_term_that_its_writes_in_flight_will_refuse")
+        }
+        Bug::AcknowledgedUnflushed => {
+            claim("what_is_not_flushed_here_is_acknowledged_at_no_level_although_standbys_are_ahead")
         }
         Bug::OwnerUnchecked => claim("a_batch_of_a_term_that_does_not_own_its_place_ends_the_session"),
     }
