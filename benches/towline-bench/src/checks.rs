@@ -6,6 +6,7 @@ use crate::run::Facts;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use towline_core::types::Level;
+use towline_report::grouped;
 use towline_report::schema::{Arrival, Check, Interval};
 use towline_report::stats::{Summary, bootstrap_median};
 
@@ -95,7 +96,7 @@ fn throughput_rows(results: &[PointResult], facts: &Facts) -> Vec<Check> {
         unit: "×",
         values: results.iter().filter(local).filter_map(per_floor).collect(),
         floor: median(results.iter().filter(local), |result| result.floors.durable_writes_per_s_depth32)
-            .map(|floor| format!("durable writes at depth 32: {floor:.0}/s")),
+            .map(|floor| format!("durable writes at depth 32: {}/s", grouped(floor))),
         met: |value| value >= 1.8,
     }
     .check();
@@ -110,7 +111,7 @@ fn throughput_rows(results: &[PointResult], facts: &Facts) -> Vec<Check> {
             floor: median(results.iter().filter(on), |result| {
                 Some(1e9 / result.floors.pair_commit_ns? as f64)
             })
-            .map(|floor| format!("bare pair, one client: {floor:.0}/s")),
+            .map(|floor| format!("bare pair, one client: {}/s", grouped(floor))),
             met: |value| value >= 12.0,
         }
         .check(),
@@ -143,8 +144,9 @@ fn shape_of_closed_loop<'a>(results: impl Iterator<Item = &'a PointResult> + Clo
         Some(commits / result.point.flushes.filter(|flushes| *flushes > 0)? as f64)
     })?;
     Some(format!(
-        "32 clients that each wait for a durable write make at most {most_per_s:.0}/s here; reached {reached:.0} % of \
-         that, {per_flush:.1} commits per flush"
+        "32 clients that each wait for a durable write make at most {}/s here; reached {reached:.0} % of \
+         that, {per_flush:.1} commits per flush",
+        grouped(most_per_s)
     ))
 }
 
@@ -219,14 +221,14 @@ fn steady_rows(results: &[PointResult], facts: &Facts) -> Vec<Check> {
         workers,
         worst(
             "heap allocations per commit, closed loops on loopback, worst point",
-            "none",
+            "none (≤ 0.01: a new segment allocates)",
             "per commit",
             waiting().filter_map(|result| result.point.allocations_per_commit).collect(),
             ALLOCATIONS_OF_SEGMENTS,
         ),
         worst(
             "submitting ring enters per flush, closed loops on loopback, worst point",
-            "≤ 2",
+            "≤ 2 (≤ 2.05: heartbeats enter too)",
             "per flush",
             waiting().filter_map(|result| result.point.enters_per_flush).collect(),
             MOST_ENTERS,

@@ -29,7 +29,8 @@ pub(crate) fn measure(setting: &Setting, data: &DataDir, failures: &mut Vec<Stri
         checks.push(check(measure, &ratios, note));
     };
     for clients in [1, 8] {
-        let measure = format!("agreement: PostgreSQL's commits/s at on, {clients} clients, with pgbench");
+        let s = if clients == 1 { "" } else { "s" };
+        let measure = format!("agreement: PostgreSQL's commits/s at on, {clients} client{s}, with pgbench");
         put(measure, pgbench(setting, data, clients));
     }
     put("agreement: durable write of 4 KiB, p50, with fio".into(), fio(setting, &data.path));

@@ -68,6 +68,11 @@ impl<'a> Row<'a> {
         interval(self.repetitions.iter().map(|point| point.latency_ns.p99 as f64).collect())
     }
 
+    /// Samples of the repetition that has the fewest.
+    pub(crate) fn least_samples(&self) -> u64 {
+        self.repetitions.iter().map(|point| point.latency_ns.samples).min().unwrap_or(0)
+    }
+
     /// The repetitions as they were measured.
     pub(crate) fn in_order(&self) -> Vec<&'a Point> {
         let mut points = self.repetitions.clone();
@@ -101,8 +106,10 @@ pub(crate) fn load_label(point: &Point) -> String {
 }
 
 fn arrival_label(point: &Point) -> String {
-    match (point.load.arrival, point.load.threads.filter(|&threads| threads > 1)) {
+    match (point.load.arrival, point.load.threads) {
+        (Arrival::Closed(1), Some(1)) => "1 thread".into(),
         (Arrival::Closed(clients), Some(threads)) if clients == threads => format!("{threads} threads"),
+        (Arrival::Closed(clients), Some(1)) => format!("{clients} clients"),
         (Arrival::Closed(1), None) => "1 client".into(),
         (Arrival::Closed(clients), None) => format!("{clients} clients"),
         (Arrival::Closed(clients), Some(threads)) => format!("{clients} clients, {threads} threads"),

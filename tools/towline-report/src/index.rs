@@ -36,7 +36,7 @@ pub fn index_page(results_dir: &Path) -> Result<String, FolderError> {
     let mut body = String::from(
         "<header><p class=\"eyebrow\">Towline</p><h1>Runs</h1><p class=\"lead\">Every run kept here, newest first. \
          Figures of different runs are not comparable: only ratios inside one run are.</p></header><section>\
-         <div class=\"scroll\"><table><thead><tr><th>started</th><th>run</th><th>commit</th><th>machine</th>\
+         <div class=\"scroll\"><table><thead><tr><th>started, UTC</th><th>run</th><th>commit</th><th>machine</th>\
          <th class=\"n\">local, 1 client</th><th class=\"n\">on, 1 client</th><th class=\"n\">on, most commits/s</th>\
          <th class=\"n\">checks met</th></tr></thead><tbody>",
     );
@@ -146,7 +146,7 @@ fn survival_section(runs: &[SurviveRun]) -> String {
     }
     format!(
         "<section id=\"survival\"><h2>What survives</h2><p class=\"lead\">Real nodes on disks that forget, failures at their \
-         worst moment, and every acknowledged record looked for.</p><div class=\"scroll\"><table><thead><tr><th>started</th>\
+         worst moment, and every acknowledged record looked for.</p><div class=\"scroll\"><table><thead><tr><th>started, UTC</th>\
          <th>run</th><th>commit</th><th>machine</th><th class=\"n\">records looked for</th><th class=\"n\">passed</th>\
          <th class=\"n\">failed</th><th class=\"n\">not shown</th></tr></thead><tbody>{body}</tbody></table></div></section>"
     )

@@ -32,3 +32,4 @@ pub use run_folder::{FolderError, RunFolder, utc_now_rfc3339};
 pub use schema::{LoadError, Report};
 pub use survive_run::SurviveRun;
 pub use table::{format_comparison, format_tables, print_tables};
+pub use units::grouped;

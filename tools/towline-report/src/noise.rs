@@ -15,6 +15,8 @@ pub const PRESSURE_PERCENT: f64 = 75.0;
 pub const MEAN_OVER_P50: f64 = 2.0;
 /// A floor that lies this share away from its median over the run.
 pub const FLOOR_DRIFT: f64 = 0.25;
+/// A repetition with fewer samples has no quantile but its median.
+pub const FEW_SAMPLES: u64 = 100;
 /// More of the rows marked than this make the run a noisy one.
 pub const MARKED_ROWS: f64 = 0.1;
 
@@ -58,6 +60,8 @@ pub enum MarkKind {
     MeanOverP50,
     /// The generator could not offer the load.
     GeneratorLate,
+    /// A repetition with less than [`FEW_SAMPLES`].
+    FewSamples,
     /// The warm-up was too short.
     NotSteady,
     /// The repetitions are not independent.
@@ -116,6 +120,10 @@ pub fn of_report(report: &Report) -> Noise {
         }
         if row.repetitions.iter().any(|point| point.detail.kept_up == Some(false)) {
             marks.push(MarkKind::GeneratorLate.says("the generator could not offer the load: refused"));
+        }
+        let samples = row.least_samples();
+        if samples < FEW_SAMPLES {
+            marks.push(MarkKind::FewSamples.says(format!("only {samples} samples in a repetition")));
         }
         let starts: Vec<f64> =
             row.repetitions.iter().filter_map(|point| point.detail.start_over_rest).collect();
@@ -186,7 +194,7 @@ pub fn bounds() -> String {
         "steal time above {STEAL_PERCENT} %, CPU pressure above {PRESSURE_PERCENT} %, a mean above {MEAN_OVER_P50} × p50 in a \
          closed loop, a floor more than {:.0} % off its median, repetitions whose lag-1 autocorrelation is above 2/√n, a \
          first quarter of the measured time that differs from the rest by more than chance and a tenth in most \
-         repetitions, or a load that the generator could not offer",
+         repetitions, fewer than {FEW_SAMPLES} samples, or a load that the generator could not offer",
         100.0 * FLOOR_DRIFT
     )
 }
@@ -245,8 +253,10 @@ mod tests {
         assert!(marked.is_only(MarkKind::MeanOverP50) && !marked.is_only(MarkKind::CrowdedProcessors));
         assert!(!noise.is_noisy(), "one row of many does not spoil a run");
         report.points[0].detail.kept_up = Some(false);
+        report.points[0].latency_ns.samples = 11;
         let late = |row: &MarkedRow| row.marks.iter().any(|mark| mark.kind == MarkKind::GeneratorLate);
         assert!(of_report(&report).of_rows.iter().any(late));
+        assert!(of_report(&report).of_rows.iter().any(|row| row.why().contains("only 11 samples")));
     }
 
     #[test]

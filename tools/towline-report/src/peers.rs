@@ -21,7 +21,7 @@ impl<'a> Class<'a> {
     pub(crate) fn name(&self, row: &Row<'_>) -> String {
         let point = row.point;
         let own = || self.rows().map(|row| row.point).filter(|other| other.system == point.system);
-        let mut name = point.system.clone();
+        let mut name = system_words(&point.system).to_owned();
         if own().any(|other| other.client != point.client) {
             name.push_str(if point.client == Client::Socket { ", socket" } else { ", embedded" });
         }
@@ -40,6 +40,18 @@ impl<'a> Class<'a> {
             name.push_str(", threads");
         }
         name
+    }
+}
+
+/// A system as its makers write it, from its name in `report.json`.
+pub(crate) fn system_words(name: &str) -> &str {
+    match name {
+        "towline" => "Towline",
+        "postgres" => "PostgreSQL",
+        "redis" => "Redis",
+        "nats" => "NATS JetStream",
+        "walrus" => "Walrus",
+        other => other,
     }
 }
 
@@ -103,7 +115,7 @@ mod tests {
             ["1 client", "32 clients"]
         );
         let names: Vec<String> = on.loads[0].1.iter().map(|row| on.name(row)).collect();
-        assert_eq!(names, ["towline, embedded", "towline, socket", "postgres", "etcd"]);
+        assert_eq!(names, ["Towline, embedded", "Towline, socket", "PostgreSQL", "etcd"]);
         assert!(on.rows().all(|row| row.repetitions.len() == 3 && row.point.system != "nats"));
     }
 }

@@ -135,6 +135,11 @@ pub(crate) fn title_of(experiment: &str) -> String {
         "sizes" => "Records of many sizes".into(),
         "off" => "Off: what the log takes".into(),
         "stream" => "Streaming to a standby".into(),
+        "local_alone" => "Durable on this machine, no standby".into(),
+        "on_one_standby" => "Durable here and on one standby".into(),
+        "on_any_1_of_2" => "Durable here and on one of two standbys".into(),
+        "memory" => "While a standby is stopped".into(),
+        "memory_past_retention" => "A standby stopped past the retention".into(),
         other => capitalised(&other.replace(['_', '-'], " ")),
     }
 }
@@ -342,14 +347,11 @@ pub(crate) fn check_value(check: &Check) -> String {
     check.value.map_or("–".into(), |value| in_unit(value, &check.unit))
 }
 
+/// In the unit of the measured figure, which stands beside it; nothing where there is only one value.
 pub(crate) fn check_spread(check: &Check) -> String {
-    check.spread.map_or("–".into(), |spread| {
-        format!("{} – {}", units_only(spread.low, &check.unit), in_unit(spread.high, &check.unit))
-    })
-}
-
-fn units_only(value: f64, unit: &str) -> String {
-    if unit == "×" { format!("{value:.2}") } else { units::digits(value) }
+    let digits = |value: f64| if check.unit == "×" { format!("{value:.2}") } else { units::digits(value) };
+    let spread = check.spread.filter(|spread| spread.low < spread.high);
+    spread.map_or("–".into(), |spread| format!("{} – {}", digits(spread.low), digits(spread.high)))
 }
 
 fn in_unit(value: f64, unit: &str) -> String {

@@ -12,11 +12,12 @@ pub(crate) fn duration(ns: f64) -> String {
     }
 }
 
-/// Microseconds for a column: `0.21`, `98.4`, `5,120`.
+/// Microseconds for a column: `0.213`, `7.33`, `98.4`, `5,120`.
 pub(crate) fn micros(ns: f64) -> String {
     let us = ns / 1e3;
     match us {
         _ if !us.is_finite() => "–".into(),
+        _ if us < 0.9995 => format!("{us:.3}"),
         _ if us < 9.995 => format!("{us:.2}"),
         _ if us < 999.95 => format!("{us:.1}"),
         _ => grouped(us),
@@ -83,7 +84,7 @@ pub(crate) fn digits(value: f64) -> String {
 }
 
 /// A whole number with thousands apart.
-pub(crate) fn grouped(value: f64) -> String {
+pub fn grouped(value: f64) -> String {
     let rounded = value.round();
     let plain = format!("{:.0}", rounded.abs());
     let mut text = String::new();
@@ -107,7 +108,8 @@ mod tests {
         assert_eq!(duration(999_600.0), "1\u{a0}ms");
         assert_eq!(duration(0.0), "0");
         assert_eq!(duration(213.0), "213\u{a0}ns");
-        assert_eq!(micros(213.0), "0.21");
+        assert_eq!(micros(213.0), "0.213");
+        assert_eq!(micros(999.6), "1.00");
         assert_eq!(micros(98_432.0), "98.4");
         assert_eq!(micros(5_120_400.0), "5,120");
         assert_eq!(bytes(4096.0), "4\u{a0}KiB");

@@ -16,6 +16,7 @@ use crate::verify;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use towline_core::types::{Level, Lsn};
+use towline_report::grouped;
 
 impl Session {
     /// Stops the last standby under load; with `hold_bytes`, for longer than its part of the log is held.
@@ -256,7 +257,11 @@ fn verified(cluster: &RunningCluster, ends: &[(Lsn, u64)], records: u64) -> Resu
         verify::log(dir).map_err(|error| error.to_string())?;
     }
     let bytes = verify::identical(&primary_dir, &standby.dir, ends)?;
-    Ok(format!("{records} records once and in order; {} MB identical on the standby", bytes / 1_000_000))
+    Ok(format!(
+        "{} records once and in order; {} MB identical on the standby",
+        grouped(records as f64),
+        grouped(bytes as f64 / 1e6)
+    ))
 }
 
 /// How long the load goes on after the standby may.

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use towline_core::types::Level;
 use towline_core::types::limits::{ARENA_BYTES, SEGMENT_BYTES};
+use towline_report::grouped;
 
 impl Session {
     /// A fresh log for each repetition: its segments are all prepared before the clock starts.
@@ -105,7 +106,11 @@ impl Session {
         match verify::log(primary_dir) {
             Ok(found) => OffVerified {
                 all_found: found.records == expected,
-                text: format!("log verify found {} of {expected} records", found.records),
+                text: format!(
+                    "log verify found {} of {} records",
+                    grouped(found.records as f64),
+                    grouped(expected as f64)
+                ),
             },
             Err(error) => OffVerified { all_found: false, text: error.to_string() },
         }

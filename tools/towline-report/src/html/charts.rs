@@ -63,8 +63,10 @@ fn dot_rows_once(
     let labels = groups.iter().flat_map(|group| &group.rows).map(|row| row.label.chars().count());
     // So wide is a strong letter on average, with some room before the plane.
     let longest = 10 + 7 * labels.max().unwrap_or(0) as i32;
+    let names = groups.iter().map(|group| group.name.chars().count());
+    let names = (16 + 8 * names.max().unwrap_or(0) as i32).clamp(112, 224);
     let (heading, gap, left) = match width {
-        Width::Wide => (0, 15, (112 + longest).max(214)),
+        Width::Wide => (0, 15, (names + longest).max(214)),
         Width::Narrow => (22, 12, longest.clamp(84, 150)),
     };
     let rows: usize = groups.iter().map(|group| group.rows.len()).sum();
@@ -108,7 +110,7 @@ fn dot_rows_once(
                     if index == 0 {
                         put_text(area, &group.name, (0, middle - 7), 13.0, INK, true)?;
                     }
-                    put_text(area, &row.label, (112, middle - 6), 12.0, color, row.strong)?;
+                    put_text(area, &row.label, (names, middle - 6), 12.0, color, row.strong)?;
                 } else {
                     put_text(area, &row.label, (0, middle - 6), 12.0, color, row.strong)?;
                 }

@@ -191,7 +191,9 @@ fn origin(report: &Report, run: &SurviveRun, curve: &Curve<'_>) -> String {
     };
     text + &format!(
         ". Its load is another one: {} records a second of mixed sizes from one client over the socket, to two standbys; \
-         above it is {above} of {}. The bound holds for any load.",
+         above it is {above} of {}. The bound holds for any load. \
+         A window had the time to fill before the crash; at ∞, where nothing ever fills, the standbys were cut off for \
+         a moment only, and the loss is what the load brought in that time.",
         units::per_second(run.rate_per_s),
         units::bytes(curve.record_bytes),
     )

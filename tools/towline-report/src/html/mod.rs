@@ -132,8 +132,21 @@ fn latency_section(report: &Report, experiment: &str) -> String {
         "stream" => {
             "One thread appends as fast as it can while a standby takes the log and the primary trims it."
         }
+        "local_alone" => "Clients append and wait for the flush of this machine's disk alone.",
+        "on_one_standby" | "on_any_1_of_2" => {
+            "An acknowledgement waits for the flush of the own disk and of a standby's, both under way at once."
+        }
+        "memory" => {
+            "One of two standbys is stopped for a while under a steady load: the primary's memory must stay as it was, and \
+             the standby catch up."
+        }
+        "memory_past_retention" => {
+            "The same for longer than the log is kept: the standby must be told to begin again."
+        }
         _ => "",
     };
+    let lead =
+        if lead.is_empty() { String::new() } else { format!("<p class=\"lead\">{}</p>", escape(lead)) };
     let latency = figure(
         &format!("{key}-latency"),
         true,
@@ -144,12 +157,24 @@ fn latency_section(report: &Report, experiment: &str) -> String {
             "commit latency",
             &units::duration,
         ),
-        "Whiskers span the repetitions; a dot without one had less spread than its width. Below p50 and p99 in the table: \
-         their 95 % bootstrap interval over the repetitions, the range where there are fewer than five.",
+        match points.iter().map(|row| row.repetitions.len()).max() {
+            None | Some(0 | 1) => {
+                "Measured once: nothing here says how far the figures move from run to run."
+            }
+            Some(2..=4) => {
+                "Whiskers span the repetitions; a dot without one had less spread than its width. Below p50 and p99 in the \
+                 table: their range over the repetitions."
+            }
+            Some(_) => {
+                "Whiskers span the repetitions; a dot without one had less spread than its width. Below p50 and p99 in the \
+                 table: their 95 % bootstrap interval over the repetitions."
+            }
+        },
     );
     let closed = points.iter().any(|row| matches!(row.point.load.arrival, Arrival::Closed(_)));
     let throughput = if closed {
-        let bare = report.floors.durable_writes_per_s_depth32;
+        let floor = |row: &Row<'_>| row.point.level != Level::Off;
+        let bare = report.floors.durable_writes_per_s_depth32.filter(|_| points.iter().any(floor));
         let legend = "<span><i class=\"dot\"></i>commits per second, median</span>".to_owned()
             + if bare.is_some() {
                 "<span><i class=\"floor\"></i>bare durable writes, 32 in flight</span>"
@@ -166,13 +191,17 @@ fn latency_section(report: &Report, experiment: &str) -> String {
                 "commits per second",
                 &units::short_count,
             ),
-            "Batches carry many commits, so a level can pass the rate of bare single writes.",
+            if bare.is_some() {
+                "Batches carry many commits, so a level can pass the rate of bare single writes."
+            } else {
+                ""
+            },
         )
     } else {
         String::new()
     };
     format!(
-        "<section id=\"{key}\"><h2>{}</h2><p class=\"lead\">{lead}</p>{latency}{}{throughput}{}</section>",
+        "<section id=\"{key}\"><h2>{}</h2>{lead}{latency}{}{throughput}{}</section>",
         escape(&title_of(experiment)),
         tables::latency(report, &points),
         tables::costs(&points),
@@ -251,7 +280,7 @@ fn checks_section(report: &Report) -> String {
     }
     format!(
         "<section id=\"checks\"><h2>What it must reach</h2><p class=\"lead\">{lead}. Ratios inside this run; the \
-         spread is over its repetitions.</p>{}</section>",
+         spread is over its repetitions, or over the points where the worst of them counts.</p>{}</section>",
         tables::checks(&report.checks)
     )
 }
@@ -400,7 +429,7 @@ mod tests {
             "ANY 3",
             // 205 µs over the socket against PostgreSQL's 471 µs; three pairs are too few for a claim.
             "<p class=\"value\">0.4",
-            "what postgres takes, the best of the same promise (1 client: 2",
+            "of what PostgreSQL takes, the best of the same promise (1 client: 2",
             "too few repetitions for a claim",
         ] {
             assert!(full.contains(expected), "{expected:?} is missing");
@@ -412,6 +441,31 @@ mod tests {
             );
         }
         assert!(full.len() < 2_500_000, "{} bytes", full.len());
+    }
+
+    #[test]
+    fn a_quantile_of_too_few_samples_is_not_shown_and_a_bar_that_was_not_measured_is_no_row() {
+        let mut report = synthetic::canonical_report(1);
+        report.points.retain(|point| point.experiment == "replay" && point.level == Level::On);
+        let last_quantiles = |report: &Report| {
+            let page = render_html(report);
+            let row = page.split("<b>on</b>").nth(1).and_then(|rest| rest.split("</tr>").next());
+            row.expect("the row").matches(">–<").count()
+        };
+        let shown = last_quantiles(&report);
+        report.points[0].latency_ns.samples = 99;
+        assert_eq!(last_quantiles(&report), shown + 2);
+        report.points[0].latency_ns.samples = 999;
+        assert_eq!(last_quantiles(&report), shown + 1);
+
+        report.checks.truncate(2);
+        (report.checks[0].met, report.checks[1].met) = (Some(true), None);
+        let page = render_html(&report);
+        assert!(
+            page.contains("Not measured in this run: 1") && page.matches("class=\"verdict met").count() == 1
+        );
+        report.checks.truncate(1);
+        assert!(!render_html(&report).contains("Not measured in this run"));
     }
 
     #[test]

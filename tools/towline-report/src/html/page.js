@@ -25,6 +25,8 @@
     mark.addEventListener("blur", hide);
   }
   window.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+  // Paper cannot be opened.
+  window.addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
   // How many marks a reader really sees: of no use to a reader, but a test can ask for it.
   for (const chart of document.querySelectorAll(".chart")) {
     const frame = chart.getBoundingClientRect();

@@ -98,7 +98,11 @@ fn rows_table(class: &Class<'_>) -> String {
     for (load, rows) in &class.loads {
         for (index, row) in rows.iter().enumerate() {
             let first = if index == 0 {
-                format!("<th scope=\"rowgroup\" rowspan=\"{}\"><b>{load}</b></th>", rows.len())
+                format!(
+                    "<th scope=\"rowgroup\" rowspan=\"{}\" class=\"nowrap\"><b>{}</b></th>",
+                    rows.len(),
+                    escape(load)
+                )
             } else {
                 String::new()
             };

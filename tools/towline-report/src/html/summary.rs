@@ -2,6 +2,7 @@
 
 use super::escape;
 use crate::groups::{Row, rows};
+use crate::peers::system_words;
 use crate::schema::{Arrival, Client, Knee, Level, Point, Report, Window};
 use crate::stats::PairedRatio;
 use crate::table::{knees, link_words, ratio_and_floor};
@@ -170,8 +171,9 @@ fn against_best(load: &str, rows: &[Row<'_>], latency: bool, name: &str) -> Opti
         name: name.into(),
         value: units::ratio(ratio.summary.median),
         sub: format!(
-            "what {} {}, the best of the same promise ({}: {} instead of {}){interval}",
-            escape(&peer.point.system),
+            "{} {} {}, the best of the same promise ({}: {} instead of {}){interval}",
+            if latency { "of what" } else { "what" },
+            escape(system_words(&peer.point.system)),
             if latency { "takes" } else { "reaches" },
             escape(load),
             words(own),
@@ -185,7 +187,7 @@ fn prose(report: &Report, ladder: &[Row<'_>]) -> Vec<String> {
     let p50 = |level| single_client(ladder, level).map(|row| row.p50().median);
     if let (Some(local), Some(on)) = (p50(Level::Local), p50(Level::On)) {
         sentences.push(format!(
-            "Waiting for a standby’s disk as well as the own costs {} more per commit for one client ({} instead of {}).",
+            "Waiting for a standby’s disk as well as this machine’s costs {} more per commit for one client ({} instead of {}).",
             units::duration((on - local).max(0.0)),
             units::duration(on),
             units::duration(local),

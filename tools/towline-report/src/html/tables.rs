@@ -91,15 +91,21 @@ pub(super) fn latency(report: &Report, points: &[Row<'_>]) -> String {
             format!("<td class=\"n\">{}{interval}</td>", units::micros(figure))
         };
         let quantile = |of: fn(&crate::schema::LatencyNs) -> u64| units::micros(row.latency(of).median);
+        // Of fewer samples than that a quantile is the largest.
+        let enough = |samples| row.least_samples() >= samples;
+        let p99 = |interval: &str| match enough(100) {
+            true => with_interval(row.p99().median, interval),
+            false => numbers(&["–".into()]),
+        };
         body.push_str(&format!(
             "<tr{}>{name}<td class=\"nowrap\">{}</td>{}{}{}{}<td class=\"nowrap\">{}</td>{}</tr>",
             if first { "" } else { " class=\"more\"" },
             escape(&row_label(row, points)),
             with_interval(p50.median, &p50_interval),
             numbers(&[quantile(|latency| latency.p90)]),
-            with_interval(row.p99().median, &p99_interval),
+            p99(&p99_interval),
             numbers(&[
-                quantile(|latency| latency.p999),
+                if enough(1000) { quantile(|latency| latency.p999) } else { "–".into() },
                 units::micros(row.max_ns()),
                 units::per_second(row.per_s().median),
                 ratio,
@@ -262,12 +268,12 @@ fn measured_words(knee: &Knee) -> String {
 }
 
 pub(super) fn checks(checks: &[Check]) -> String {
+    let (judged, missing): (Vec<_>, Vec<_>) = checks.iter().partition(|check| check.met.is_some());
     let mut body = String::new();
-    for check in checks {
+    for check in judged {
         let (class, mark, words) = match check.met {
             Some(true) => ("met", "✓", "met"),
-            Some(false) => ("unmet", "✗", "not met"),
-            None => ("open", "–", "not measured"),
+            _ => ("unmet", "✗", "not met"),
         };
         let note =
             check.note.as_ref().map_or(String::new(), |note| format!("<small>{}</small>", escape(note)));
@@ -280,7 +286,20 @@ pub(super) fn checks(checks: &[Check]) -> String {
             escape(check.floor.as_deref().unwrap_or("–")),
         ));
     }
-    table(&["measure", "bar", "#measured", "#spread", "floor", ""], &body)
+    let mut text = String::new();
+    if !body.is_empty() {
+        text.push_str(&table(&["measure", "bar", "#measured", "#spread", "held against", ""], &body));
+    }
+    // Rows of dashes would hide the others.
+    if !missing.is_empty() {
+        let bar = |check: &&Check| format!("<li>{}: {}</li>", escape(&check.measure), escape(&check.bar));
+        text.push_str(&format!(
+            "<details><summary>Not measured in this run: {}</summary><ul>{}</ul></details>",
+            missing.len(),
+            missing.iter().map(bar).collect::<String>()
+        ));
+    }
+    text
 }
 
 pub(super) fn floors(floors: &Floors) -> String {
@@ -325,6 +344,28 @@ pub(super) fn primitives(races: &[PrimitiveRace]) -> String {
     if races.is_empty() {
         return String::new();
     }
+    // First the race, one write in flight; then the winner with more of them.
+    let again = |(index, race): (usize, &PrimitiveRace)| {
+        races[..index].iter().any(|before| (&before.name, before.depth) == (&race.name, race.depth))
+    };
+    let depths = races.iter().enumerate().position(again).unwrap_or(races.len());
+    let (race, depths) = races.split_at(depths);
+    let mut text = format!(
+        "<h3>Ways to make a write durable</h3><p class=\"lead\">4 KiB, one write in flight; the fastest here is used.</p>{}",
+        primitives_table(race)
+    );
+    if let Some(winner) = depths.first() {
+        text.push_str(&format!(
+            "<h4>{} with more writes in flight</h4>{}",
+            escape(&winner.name),
+            primitives_table(depths)
+        ));
+    }
+    text
+}
+
+fn primitives_table(races: &[PrimitiveRace]) -> String {
+    let marked = races.iter().any(|race| race.chosen) && races.iter().any(|race| race.name != races[0].name);
     let mut body = String::new();
     for race in races {
         let cells = [
@@ -334,14 +375,18 @@ pub(super) fn primitives(races: &[PrimitiveRace]) -> String {
             units::per_second(race.per_s),
         ];
         body.push_str(&format!(
-            "<tr><th scope=\"row\"><b>{}</b></th>{}<td>{}</td></tr>",
+            "<tr><th scope=\"row\"><b>{}</b></th>{}{}</tr>",
             escape(&race.name),
             numbers(&cells),
-            if race.chosen { "used" } else { "" }
+            match (marked, race.chosen) {
+                (false, _) => "",
+                (true, true) => "<td>used</td>",
+                (true, false) => "<td></td>",
+            }
         ));
     }
     let head = ["primitive", "#in flight", "#p50 µs", "#p99 µs", "#per second", ""];
-    format!("<h3>Ways to make a write durable</h3>{}", table(&head, &body))
+    table(&head[..if marked { 6 } else { 5 }], &body)
 }
 
 pub(super) fn environment(report: &Report) -> String {
@@ -388,7 +433,10 @@ pub(super) fn environment(report: &Report) -> String {
     ];
     let items: String = entries
         .iter()
-        .map(|(name, value)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(value)))
+        // Mount options are one long word.
+        .map(|(name, value)| {
+            format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(value).replace(',', ",<wbr>"))
+        })
         .collect();
     format!("<dl class=\"facts\">{items}</dl>")
 }

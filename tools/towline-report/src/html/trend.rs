@@ -56,7 +56,7 @@ fn section(index: usize, machine: &[&Report]) -> String {
         }
         text.push_str(&figure(
             &format!("trend-{index}-{key}"),
-            false,
+            spans_decades(&series),
             "<span><i class=\"dot\"></i>median of the repetitions; (≥ 10) has ten or more</span><span><i class=\"floor\"></i>the floor</span>",
             &dot_rows(&groups(&series), &format!("Trend: {axis}, {title}"), axis, &units::ratio),
             &format!("{caption}. Whiskers span the repetitions."),
@@ -72,14 +72,10 @@ type Measured = (((Level, u32, u32), String), Summary);
 fn series(machine: &[&Report], of_row: impl Fn(&Report, &Row<'_>) -> Option<Measured>) -> Vec<Series> {
     let mut found: Vec<((Level, u32, u32), Series)> = Vec::new();
     for report in machine {
-        for row in rows(report.points.iter().filter(|point| is_rung(point))) {
-            let plain = row.point.client == Client::Embedded
-                && row.point.link_rtt_us == 0.0
-                && row.point.load.threads.is_none()
-                && row.point.shards == 1;
-            let Some(((key, name), summary)) = of_row(report, &row).filter(|_| plain) else { continue };
+        for row in of_one_setting(report) {
+            let Some(((key, name), summary)) = of_row(report, &row) else { continue };
             let commit: String = report.environment.commit.chars().take(9).collect();
-            let run = format!("{commit}{}", if report.indicative { "" } else { " (≥ 10)" });
+            let run = format!("{commit} {}{}", report.name, if report.indicative { "" } else { " (≥ 10)" });
             match found.iter_mut().find(|(other, _)| *other == key) {
                 Some((_, series)) => series.runs.push((run, summary)),
                 None => found.push((key, Series { name, runs: vec![(run, summary)] })),
@@ -89,6 +85,30 @@ fn series(machine: &[&Report], of_row: impl Fn(&Report, &Row<'_>) -> Option<Meas
     found.sort_by_key(|(key, _)| *key);
     // One run is no trend.
     found.into_iter().map(|(_, series)| series).filter(|series| series.runs.len() > 1).collect()
+}
+
+/// Several experiments of a run may measure one setting: they are repetitions of it.
+fn of_one_setting(report: &Report) -> Vec<Row<'_>> {
+    let mut found: Vec<Row<'_>> = Vec::new();
+    for row in rows(report.points.iter().filter(|point| is_rung(point))) {
+        let point = row.point;
+        let plain = point.client == Client::Embedded
+            && point.link_rtt_us == 0.0
+            && point.load.threads.is_none()
+            && point.shards == 1;
+        if !plain {
+            continue;
+        }
+        let same = |other: &&mut Row<'_>| {
+            let other = other.point;
+            (other.level, other.standbys, other.load) == (point.level, point.standbys, point.load)
+        };
+        match found.iter_mut().find(same) {
+            Some(other) => other.repetitions.extend(&row.repetitions),
+            None => found.push(row),
+        }
+    }
+    found
 }
 
 fn latency_ratio(_: &Report, row: &Row<'_>) -> Option<Measured> {
@@ -113,6 +133,12 @@ fn name(row: &Row<'_>) -> String {
     }
 }
 
+/// On a linear axis the others would lie on one another.
+fn spans_decades(series: &[Series]) -> bool {
+    let values = || series.iter().flat_map(|one| &one.runs).map(|(_, ratio)| ratio.median);
+    values().fold(0.0, f64::max) > 10.0 * values().fold(f64::INFINITY, f64::min)
+}
+
 fn groups(series: &[Series]) -> Vec<RowGroup> {
     let row = |(run, summary): &(String, Summary)| DotRow {
         label: run.clone(),
@@ -132,7 +158,7 @@ fn groups(series: &[Series]) -> Vec<RowGroup> {
         }],
     };
     let group = |series: &Series| RowGroup {
-        name: series.name.replace("remote_", "r_"),
+        name: series.name.clone(),
         floor: Some((1.0, "the floor".into())),
         rows: series.runs.iter().map(row).collect(),
     };
@@ -163,5 +189,5 @@ fn series_table(series: &[Series]) -> String {
             ));
         }
     }
-    table(&["level", "commit", "#ratio to the floor", "#range", "#repetitions"], &body)
+    table(&["level", "commit and run", "#ratio to the floor", "#range", "#measured"], &body)
 }
