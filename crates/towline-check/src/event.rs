@@ -119,6 +119,18 @@ pub enum Event {
         /// At this level.
         level: Level,
     },
+    /// A new session of the standby began below its last report, in this turn: as low as this, before it came to what
+    /// it reports now. Under `FIRST k` what only it held is not safe again by that alone.
+    Fell {
+        /// Which.
+        peer: u16,
+        /// Written up to here.
+        written: Lsn,
+        /// Flushed.
+        flushed: Lsn,
+        /// Applied.
+        applied: Lsn,
+    },
     /// The primary has flushed up to here.
     OwnFlushed {
         /// The position.

@@ -62,6 +62,8 @@ struct Peer {
     marks: [Lsn; 3],
     /// The highest of this turn, when a report took something back: acks may have been due before it.
     high: Option<[Lsn; 3]>,
+    /// The lowest since then.
+    low: [Lsn; 3],
 }
 
 /// Rules as they come by: texts by version, and what the history has been told.
@@ -222,8 +224,14 @@ impl NodeHistory {
         self.settle_doubt(events);
         events.append(&mut self.later);
         for (index, peer) in self.peers.iter_mut().enumerate() {
-            let lowered = peer.high.take().map(|_| report_event(index as u16, peer.marks));
-            events.extend(lowered.filter(|_| self.leading.is_some()));
+            if peer.high.take().is_none() || self.leading.is_none() {
+                continue;
+            }
+            let (number, [written, flushed, applied]) = (index as u16, peer.low);
+            if peer.low != peer.marks {
+                events.push(Event::Fell { peer: number, written, flushed, applied });
+            }
+            events.push(report_event(number, peer.marks));
         }
     }
 
@@ -475,7 +483,11 @@ impl NodeHistory {
         }
         let is_lower = (0..3).any(|stage| new[stage] < peer.marks[stage]);
         if is_lower || peer.high.is_some() {
+            if peer.high.is_none() {
+                peer.low = new;
+            }
             let before = peer.high.unwrap_or(peer.marks);
+            peer.low = [0, 1, 2].map(|stage| peer.low[stage].min(new[stage]));
             let high = [0, 1, 2].map(|stage| before[stage].max(new[stage]));
             peer.high = Some(high);
             peer.marks = new;

@@ -4,6 +4,7 @@
 use towline_check::{
     AckEvent, Damage, Event, Kind, Replica, StoredBatch, TicketEvent, check, replicas_agree,
 };
+use towline_core::replication::Stage;
 use towline_core::types::{Level, Lsn, Window};
 
 const START: u64 = 8192;
@@ -283,6 +284,22 @@ fn a_star_ranks_standbys_by_their_place_however_late_they_come() {
     events[first..first + 4].rotate_left(2);
     assert!(!standby(&events[first]));
     assert_eq!(kinds(&events), [], "a, which has everything, comes first");
+}
+
+#[test]
+fn what_the_first_standby_lacked_for_a_moment_is_not_safe_again_before_it_streams() {
+    let mut events = life(Level::Local, None, 10);
+    for event in &mut events {
+        if let Event::Rule { rule, .. } = event {
+            *rule = "FIRST 1 (*)".to_owned();
+        }
+    }
+    let gauge = Event::Gauge { stage: Stage::Written, exposure_bytes: 0 };
+    events.extend([Event::Live { peer: 0, live: false }, gauge.clone()]);
+    assert_eq!(kinds(&events), [], "a disconnect takes nothing back");
+    let (written, flushed, applied) = (end(4), end(4), end(4));
+    events.extend([Event::Fell { peer: 0, written, flushed, applied }, gauge]);
+    assert_eq!(kinds(&events), [Kind::ExposureUnderstated]);
 }
 
 fn replica(name: &str, from: u64, to: u64) -> Replica {

@@ -175,6 +175,9 @@ impl Checker {
             Event::Report { peer, written, flushed, applied } => {
                 self.see_report(*peer, [*written, *flushed, *applied]);
             }
+            Event::Fell { peer, written, flushed, applied } => {
+                self.see_fall(*peer, [*written, *flushed, *applied]);
+            }
             Event::Batch { start, end, records, payload_bytes, accepted_ns } => {
                 self.see_batch(*start, *end, *records, *payload_bytes, *accepted_ns);
             }

@@ -58,6 +58,15 @@ impl Checker {
         self.change_standby(peer, |standby| standby.marks = Some(marks));
     }
 
+    /// It was so low for a moment, and is not any more.
+    pub(super) fn see_fall(&mut self, peer: u16, marks: [Lsn; 3]) {
+        let marks = marks.map(|mark| self.before_header(mark));
+        let before = self.quorum.standby(peer).filter(|standby| !standby.excluded).map(|s| s.marks);
+        let Some(before) = before else { return };
+        self.change_standby(peer, |standby| standby.marks = Some(marks));
+        self.change_standby(peer, |standby| standby.marks = before);
+    }
+
     /// Follows who streams, as the promise about degrading needs it.
     pub(super) fn watch_quorum(&mut self) {
         self.quorum.watched_from = self.oldest_generation();
