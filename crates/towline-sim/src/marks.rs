@@ -53,6 +53,8 @@ marks! {
     OtherLeader => "another node than before led",
     Promoted => "a running standby was promoted",
     PromotionRefused => "a promotion was refused",
+    LaggardAsked => "a standby that lagged was to lead",
+    TwoPromoted => "two standbys were to lead at once",
     TwoLeaders => "two nodes called themselves leader at once",
     LateAck => "an old leader acknowledged after a new one led",
     Excluded => "a standby was excluded",

@@ -91,9 +91,15 @@ fn run_safety(world: &mut World) {
         if enough || world.env.broken.is_some() {
             return;
         }
-        world.load();
+        // In a storm there is more time between two appends.
+        if !world.setup.stormy || world.env.rng.chance(0.5) {
+            world.load();
+        }
         if world.env.rng.chance(world.setup.fault_chance) {
             world.strike();
+        }
+        if world.setup.stormy && world.env.rng.chance(STORM_CHANCE) {
+            world.storm_gathers();
         }
         world.turn();
     }
@@ -122,6 +128,8 @@ fn run_liveness(world: &mut World) {
     world.env.breaks(format!("never quiet again after the faults ended:\n{states}"));
 }
 
+/// That a storm gathers in a turn, where there are any.
+const STORM_CHANCE: f64 = 0.02;
 /// A world whose leader is hardly ever there ends all the same.
 const MOST_TURNS: u64 = 12_000;
 const MOST_TURNS_TO_QUIET: u64 = 20_000;

@@ -16,6 +16,8 @@ pub struct Setup {
     pub rule: String,
     /// Standbys are promoted and disks lost.
     pub failover: bool,
+    /// Leaders go at the worst moment, one after the other, while standbys lag.
+    pub stormy: bool,
     /// The last node hangs on a standby and never counts.
     pub relay: bool,
     /// Log geometry.
@@ -60,9 +62,11 @@ impl Setup {
     /// The kind of world that `seed` has.
     pub fn of(rng: &mut Rng) -> Setup {
         let failover = rng.chance(0.7);
-        let nodes = rng.pick(&[2, 3, 3, 3, 4, 4, 5]);
+        let stormy = failover && rng.chance(0.4);
+        let nodes = if stormy { rng.pick(&[3, 3, 4, 4, 5]) } else { rng.pick(&[2, 3, 3, 3, 4, 4, 5]) };
         let n = nodes - 1;
-        let k = 1 + rng.index(n);
+        // Of all rules k = 1 asks for the largest quorum, and leaves the most standbys behind.
+        let k = if stormy && rng.chance(0.5) { 1 } else { 1 + rng.index(n) };
         let ruled = failover || rng.chance(0.9);
         let method = rng.pick(&["ANY", "FIRST"]);
         let rule = if ruled { format!("{method} {k} (*)") } else { String::new() };
@@ -75,6 +79,7 @@ impl Setup {
             nodes,
             rule,
             failover,
+            stormy,
             relay: !failover && rng.chance(0.3),
             geometry: Geometry { segment_bytes, in_flight_bytes: 4 << 20 },
             arena_bytes: if big { 4 << 20 } else { rng.pick(&[4 << 20, 1 << 20]) },

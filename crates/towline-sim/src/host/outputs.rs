@@ -163,6 +163,10 @@ impl Host {
             Frame::Adopted { term, .. } => {
                 promise!(env, adopted == *term, "says that {term} is adopted, and {adopted} is durable here");
             }
+            Frame::Stream { term, history, .. } => {
+                let is_own = history.last().is_some_and(|last| last.term == *term);
+                promise!(env, is_own, "n{} offers a log in {term} that has no such term", self.name);
+            }
             Frame::Fetch { .. } => sometimes!(env.marks, Fetch),
             _ => {}
         }

@@ -185,7 +185,7 @@ impl World {
         self.forget_tickets(n);
     }
 
-    fn isolate(&mut self, n: usize, until_ns: u64) {
+    pub(super) fn isolate(&mut self, n: usize, until_ns: u64) {
         for other in (0..self.hosts.len()).filter(|other| *other != n) {
             self.deaf.insert((n, other));
             self.deaf.insert((other, n));

@@ -172,6 +172,14 @@ impl World {
         }
     }
 
+    /// Where no disk was lost or damaged nobody comes back with less than he had reported as flushed.
+    pub(super) fn check_excluded(&mut self, n: usize) {
+        let all_whole = self.disk_losses == 0 && !self.plan.ever_damaged;
+        if let Some(peer) = self.hosts[n].excluded.filter(|_| all_whole) {
+            self.env.breaks(format!("n{n} excludes its standby {peer}, and no disk has lost anything"));
+        }
+    }
+
     /// The most that a leader showed as exposure above the truth.
     pub fn gauge_excess_bytes(&self) -> u64 {
         self.streams.iter().map(|stream| stream.checker.gauge_excess_bytes()).max().unwrap_or(0)

@@ -5,6 +5,7 @@ mod faults;
 mod judge;
 mod network;
 mod operator;
+mod storms;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +14,9 @@ use towline_core::types::{LogId, Lsn, NodeId, Term, TicketId};
 
 use self::clients::{Acked, Waiting};
 use self::judge::Stream;
-use self::network::Link;
+use self::network::{Dial, Link};
 use self::operator::Plan;
+use self::storms::Storm;
 use crate::env::Env;
 use crate::host::{Host, Wish};
 use crate::rng::Rng;
@@ -33,6 +35,7 @@ pub struct World {
     pub counts: Counts,
     // network
     links: Vec<Link>,
+    dials: Vec<Dial>,
     next_session: u64,
     /// Nothing is carried from the one host to the other.
     deaf: BTreeSet<(usize, usize)>,
@@ -51,6 +54,7 @@ pub struct World {
     power_cuts: u64,
     // operator
     plan: Plan,
+    storm: Option<Storm>,
 }
 
 /// What a world has seen.
@@ -91,6 +95,7 @@ impl World {
             hosts: Vec::new(),
             counts: Counts::default(),
             links: Vec::new(),
+            dials: Vec::new(),
             next_session: 0,
             deaf: BTreeSet::new(),
             far: BTreeSet::new(),
@@ -103,6 +108,7 @@ impl World {
             disk_losses: 0,
             power_cuts: 0,
             plan: Plan::default(),
+            storm: None,
             setup,
         };
         let hosts = world.setup.nodes + usize::from(world.setup.relay);
@@ -153,11 +159,13 @@ impl World {
             let led = self.hosts[n].leads();
             self.hosts[n].turn(&mut self.env);
             self.hear(n, led);
+            self.check_excluded(n);
             for wish in std::mem::take(&mut self.hosts[n].wishes) {
                 self.grant(n, wish);
             }
         }
         self.carry();
+        self.storm_goes_on();
         self.operate();
     }
 

@@ -1,4 +1,4 @@
-//! Connections: in order each, in no order among each other; delayed, clogged, cut one way or both, ended at one end
+//! Connections: made in a round trip, in order each, in no order among each other; delayed, clogged, cut one way or both, ended at one end
 //! while the other does not know.
 
 use std::collections::VecDeque;
@@ -22,6 +22,14 @@ pub struct Link {
     delay_ns: Range<u64>,
 }
 
+/// A connection that is being made: what it finds when it is due counts, whatever its node has become meanwhile.
+#[derive(Debug)]
+pub struct Dial {
+    from: usize,
+    peer: usize,
+    due_ns: u64,
+}
+
 #[derive(Debug, Default)]
 struct Way {
     /// With the time from which they may arrive.
@@ -34,7 +42,24 @@ struct Way {
 }
 
 impl World {
+    /// A round trip at least, and now and then as long as a term lasts.
     pub(super) fn dial(&mut self, n: usize, peer: usize) {
+        let rng = &mut self.env.rng;
+        let mut due_ns = self.env.now_ns + 2 * rng.within(self.setup.delay_ns.clone());
+        if rng.chance(0.1 + self.setup.packet_loss) {
+            due_ns += rng.within(200_000..8_000_000);
+        }
+        self.dials.push(Dial { from: n, peer, due_ns });
+    }
+
+    fn connect_due(&mut self) {
+        let now_ns = self.env.now_ns;
+        let mut due: Vec<Dial> = self.dials.extract_if(.., |dial| dial.due_ns <= now_ns).collect();
+        due.sort_by_key(|dial| dial.due_ns);
+        due.into_iter().for_each(|dial| self.connect(dial.from, dial.peer));
+    }
+
+    fn connect(&mut self, n: usize, peer: usize) {
         let listener = self.peer_host(n, peer);
         let jitter = self.env.rng.bits();
         let peer = PeerIndex(peer as u16);
@@ -106,6 +131,7 @@ impl World {
     }
 
     pub(super) fn carry(&mut self) {
+        self.connect_due();
         let now_ns = self.env.now_ns;
         for index in 0..self.links.len() {
             for way in 0..2 {
@@ -136,6 +162,7 @@ impl World {
 
     /// A process is gone: its connections end with it, or are left half open where nobody can say so.
     pub(super) fn drop_links_of(&mut self, n: usize, power: bool) {
+        self.dials.retain(|dial| dial.from != n);
         for index in 0..self.links.len() {
             for side in 0..2 {
                 if self.links[index].hosts[side] != n || !self.links[index].open[side] {
