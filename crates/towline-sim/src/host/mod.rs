@@ -87,8 +87,8 @@ pub struct Host {
     pub excluded: Option<usize>,
     /// Reported since it was started: the next start must find this.
     pub reported: [Lsn; 2],
-    /// In which term.
-    pub reported_in: Term,
+    /// Of which log.
+    pub reported_of: TermHistory,
     /// The highest it ever reported in each term: written, flushed, applied.
     pub ever: BTreeMap<Term, [Lsn; 3]>,
     /// Rules by version, as they went into the log.
@@ -136,7 +136,7 @@ impl Host {
             must_resync: None,
             excluded: None,
             reported: [Lsn(0); 2],
-            reported_in: Term::default(),
+            reported_of: TermHistory::default(),
             ever: BTreeMap::new(),
             rules: BTreeMap::new(),
             told: Vec::new(),
@@ -216,11 +216,17 @@ impl Host {
         }
     }
 
-    /// What it has reported as written and flushed, as far as no later leader's term has taken the place since.
+    /// What it has reported as written and flushed, as far as no other leader's log has taken the place since: of two
+    /// that led beside each other the later need not know of the other's term at all.
     pub fn still_reported(&self) -> [Lsn; 2] {
-        let entries = self.disk.meta.history.entries().iter();
-        let later = entries.filter(|entry| entry.term > self.reported_in).map(|entry| entry.start).min();
-        self.reported.map(|mark| later.map_or(mark, |start| mark.min(start)))
+        let first = |history: &TermHistory| history.entries().first().map_or(Lsn(0), |entry| entry.start);
+        let (mut then, mut now) = (self.reported_of.clone(), self.disk.meta.history.clone());
+        let known_from = first(&then).max(first(&now));
+        then.prune_below(known_from);
+        now.prune_below(known_from);
+        let far = Lsn(u64::MAX);
+        let fork = then.fork_point(far, &now, far);
+        self.reported.map(|mark| mark.min(fork))
     }
 
     /// Whether it leads and takes appends now.

@@ -155,7 +155,7 @@ impl Host {
                 promise!(env, adopted == *term, "reports in {term}, and {adopted} is durable here");
                 promise!(env, watermarks.is_ordered(), "a report out of order: {watermarks:?}");
                 self.reported = [watermarks.written.lsn, watermarks.flushed.lsn];
-                self.reported_in = *term;
+                self.reported_of.clone_from(&self.disk.meta.history);
                 let marks = [watermarks.written.lsn, watermarks.flushed.lsn, watermarks.applied.lsn];
                 let ever = self.ever.entry(*term).or_default();
                 ever.iter_mut().zip(marks).for_each(|(ever, now)| *ever = (*ever).max(now));
