@@ -163,6 +163,8 @@ bugs! {
         ResetForgotten = "reset-forgotten",
         /// A primary that returns with other standbys in its list leads without those that may have acknowledged.
         SwappedListUnnoticed = "swapped-list-unnoticed",
+        /// A restarted primary is judged by the rule and the set that it knew before it heard from others.
+        StaleElectorate = "stale-electorate",
     }
 }
 

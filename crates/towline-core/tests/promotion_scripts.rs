@@ -55,6 +55,12 @@ impl Runner for World {
                     cluster.pass_until_answered();
                 }
             }
+            // rule NODE RULE: what it wants from now on.
+            "rule" => {
+                let node = cluster.index(args.next_pos().ok_or("node is missing")?)?;
+                let rule = args.next_pos().ok_or("rule is missing")?.to_owned();
+                cluster.input(node, Input::SetRule { request: 3, rule });
+            }
             // handover NODE [ms=LIMIT]: it takes no more appends.
             "handover" => {
                 let limit_ms: u64 = args.take_key("ms").unwrap_or("1000").parse()?;

@@ -258,7 +258,7 @@ impl Node {
         }
     }
 
-    /// n of a promotion: as many as the leader shipped to, by whoever has heard of more of them.
+    /// n: as many as the leader shipped to, by whoever has heard of more of them.
     fn promotion_set(&self) -> usize {
         let told = self.peers.iter().map(|peer| usize::from(peer.set_size)).max().unwrap_or(0);
         told.max(self.known_set())
@@ -289,29 +289,32 @@ impl Node {
     /// The candidacy that this node's present try to lead is.
     pub(super) fn new_candidacy(&self, term: Term) -> Candidacy {
         let led = self.meta.get().led;
+        let (standbys, synchronous) = self.electorate();
         match &self.promotion {
-            Some(promotion) if promotion.request.force => {
-                Candidacy::promotion(term, promotion.superseded, self.promotion_set(), (0, 0))
+            // One that led the last term itself restarts, whatever it was started as.
+            Some(promotion) if promotion.request.force || promotion.superseded != self.config.node => {
+                Candidacy::promotion(term, promotion.superseded, standbys, synchronous)
             }
-            Some(promotion) if promotion.superseded != self.config.node => {
-                let set = self.promotion_set();
-                Candidacy::promotion(term, promotion.superseded, set, self.rules.synchronous())
-            }
-            // It led the last term itself: this is a restart, whatever it was started as.
-            Some(_) => Candidacy::new(term, led, self.promotion_set(), self.rules.synchronous()),
-            None if self.config.fresh || self.config.alone => {
-                Candidacy::new(term, led, self.peers.len(), (0, 0))
-            }
-            None => Candidacy::new(term, led, self.known_set(), self.rules_of_restart()),
+            _ => Candidacy::new(term, led, standbys, synchronous),
         }
     }
 
-    /// The smallest and largest k that may have acknowledged. A log without a rule, whose last term another node led, may
-    /// end before the first one: then it can have been any.
+    /// n, and the smallest and largest k of the rules that may have acknowledged: as far as this node and those that it
+    /// has heard know by now.
+    pub(super) fn electorate(&self) -> (usize, (usize, usize)) {
+        match &self.promotion {
+            Some(promotion) if promotion.request.force => (self.promotion_set(), (0, 0)),
+            Some(_) => (self.promotion_set(), self.rules.synchronous()),
+            None if self.config.fresh || self.config.alone => (self.peers.len(), (0, 0)),
+            None => (self.promotion_set(), self.rules_of_restart()),
+        }
+    }
+
+    /// A log without a rule, whose last term another node led, may end before the first one: then it can have been any.
     fn rules_of_restart(&self) -> (usize, usize) {
         match self.rules.synchronous() {
             (0, 0) if self.log_reach().last_term.node != self.config.node && !bug(Bug::NoRuleAsksNobody) => {
-                (1, self.known_set())
+                (1, self.promotion_set())
             }
             known => known,
         }

@@ -257,7 +257,12 @@ impl Node {
     }
 
     fn maybe_start_term(&mut self) {
+        let (standbys, synchronous) = self.electorate();
         let Role::Restarting(restart) = &mut self.role else { return };
+        // A rule that came with a fetched tail binds: by the one before, k may be too many and the quorum too small.
+        if !bug(Bug::StaleElectorate) {
+            restart.candidacy.judge_by(standbys, synchronous);
+        }
         // A tail whose fetch broke off is flushed, or cut, before a term starts behind it.
         let is_too_early = matches!(restart.phase, Phase::Fetching { .. }) && bug(Bug::StartBeforeCompare);
         if (restart.phase != Phase::Asking && !is_too_early)

@@ -86,6 +86,11 @@ impl Candidacy {
         Candidacy { superseded: Some(superseded), ..Candidacy::new(term, None, standbys, synchronous) }
     }
 
+    /// What it is judged by, known anew: a fetched tail may bring a rule, a welcome a larger set. Who has adopted stays.
+    pub fn judge_by(&mut self, standbys: usize, synchronous: (usize, usize)) {
+        (self.standbys, self.synchronous) = (standbys, synchronous);
+    }
+
     /// The term stood for.
     pub fn term(&self) -> Term {
         self.term
