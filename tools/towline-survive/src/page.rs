@@ -302,7 +302,7 @@ table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{border:1px solid var(--line);padding:4px 8px;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}th{font-weight:600}
 th small{display:block;font-weight:400;color:var(--dim);white-space:normal;max-width:260px}
-td:last-child{text-align:left;white-space:normal}.matrix td:last-child{text-align:right;white-space:nowrap}
+th:last-child,td:last-child{text-align:left;white-space:normal}.matrix th:last-child,.matrix td:last-child{text-align:right;white-space:nowrap}
 .zero{background:var(--zero)}.due{background:var(--due)}.within{background:var(--within)}
 .not-shown{background:var(--miss)}.failed{background:var(--bad);font-weight:600}
 .soak td:last-child{white-space:nowrap}.key span{padding:1px 6px;margin:0 4px 0 12px}.key span:first-child{margin-left:0}
