@@ -266,3 +266,57 @@ const SPIN: Duration = Duration::from_micros(200);
 const LOOK: Duration = Duration::from_millis(100);
 /// A log that was never trimmed begins behind its first segment's header.
 const FIRST_LOG_START: u64 = towline_core::types::limits::SEGMENT_HEADER_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use towline_core::types::{Geometry, LogId};
+    use towline_uring::FileMode;
+
+    use super::*;
+    use crate::storage::{Layout, Segments};
+
+    struct Seen(Arc<Mutex<Vec<Lsn>>>);
+
+    impl Apply for Seen {
+        fn apply(&mut self, _batch: &AppliedBatch<'_>) -> Result<(), ApplyError> {
+            Ok(())
+        }
+
+        fn reset(&mut self, from: Lsn) {
+            self.0.lock().unwrap().push(from);
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_of_a_log_that_is_being_cut_before_the_reset() {
+        let (cut, upto) = (Lsn(FIRST_LOG_START), Lsn(FIRST_LOG_START + 4096));
+        let geometry = Geometry { segment_bytes: 1 << 20, in_flight_bytes: 1 << 20 };
+        // What it was to apply is gone already: whoever looks finds no segment, and that ends applying.
+        let segments =
+            Segments::new(Layout::new("no-such-log"), FileMode::Buffered, Some((LogId([9; 16]), geometry)));
+        let (shared, resets) = (Arc::new(Shared::default()), Arc::new(Mutex::new(Vec::new())));
+        let applier = Applier { shared: Arc::clone(&shared), thread: None, parked: std::thread::current() };
+        applier.apply_to(upto);
+        applier.hold_beyond(cut);
+        let worker = Worker {
+            app: Box::new(Seen(Arc::clone(&resets))),
+            reader: BatchReader::new(None, segments),
+            shared,
+            at: cut,
+            wake: Wake::new().unwrap(),
+        };
+        let thread = std::thread::spawn(move || worker.run());
+        std::thread::sleep(5 * SPIN);
+        assert_eq!(applier.take_failure(), None, "it read what is being cut");
+        applier.reset(cut);
+        thread.thread().unpark();
+        let until = Instant::now() + Duration::from_secs(10);
+        while resets.lock().unwrap().is_empty() && Instant::now() < until {
+            std::thread::yield_now();
+        }
+        applier.shared.stop.store(true, Ordering::SeqCst);
+        thread.thread().unpark();
+        thread.join().unwrap();
+        assert_eq!((applier.take_failure(), resets.lock().unwrap().as_slice()), (None, [cut].as_slice()));
+    }
+}
