@@ -7,13 +7,14 @@ use towline_core::types::{Geometry, LogId, Lsn, Position, Span};
 use towline_uring::ArenaReader;
 
 use crate::error::TailError;
+use crate::read_buf::ReadBuf;
 use crate::storage::{SegmentReader, Segments};
 
 /// A reader with a position of its own kind: it is told where to read, and how far it may.
 pub(crate) struct BatchReader {
     arena: Option<ArenaReader>,
     segments: SegmentReader,
-    bytes: Vec<u8>,
+    bytes: ReadBuf,
     /// Behind the last batch that was passed.
     passed: Option<Position>,
 }
@@ -28,7 +29,7 @@ pub(crate) struct Found {
 
 impl BatchReader {
     pub(crate) fn new(arena: Option<ArenaReader>, segments: Segments) -> BatchReader {
-        BatchReader { arena, segments: SegmentReader::new(segments), bytes: Vec::new(), passed: None }
+        BatchReader { arena, segments: SegmentReader::new(segments), bytes: ReadBuf::default(), passed: None }
     }
 
     /// For the application's thread.
@@ -43,11 +44,16 @@ impl BatchReader {
 
     /// The records of the batch that was read last, without the padding.
     pub(crate) fn body(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_ref()
+    }
+
+    /// The memory that the next batch is read into.
+    pub(crate) fn read_into(&mut self, memory: ReadBuf) {
+        self.bytes = memory;
     }
 
     /// Hands the records over.
-    pub(crate) fn take_body(&mut self) -> Vec<u8> {
+    pub(crate) fn take_body(&mut self) -> ReadBuf {
         std::mem::take(&mut self.bytes)
     }
 
@@ -127,7 +133,7 @@ impl BatchReader {
     ) -> Result<BatchHeader, TailError> {
         let salt = self.salt(geometry.segment_of(at))?;
         self.read(Span::new(at, at.plus(BATCH_HEADER_BYTES)), upto)?;
-        let header = BatchHeader::decode(&self.bytes, log, salt, geometry)
+        let header = BatchHeader::decode(self.bytes.as_ref(), log, salt, geometry)
             .map_err(|error| TailError::NotABatch { at, why: error.to_string() })?;
         if header.start != at {
             return Err(TailError::NotABatch {
@@ -143,7 +149,7 @@ impl BatchReader {
         // What comes from the arena was checked on its way in, or made here; what comes from a disk was not.
         if from_segment {
             let salt = self.salt(geometry.segment_of(header.start))?;
-            verify_body(header, &self.bytes, salt)
+            verify_body(header, self.bytes.as_ref(), salt)
                 .map_err(|error| TailError::NotABatch { at: header.start, why: error.to_string() })?;
         }
         self.bytes.truncate(header.body_bytes as usize);
@@ -152,13 +158,13 @@ impl BatchReader {
 
     /// Fills the buffer; true when the bytes come from a segment file. Everything below `upto` is durable.
     fn read(&mut self, span: Span, upto: Lsn) -> Result<bool, TailError> {
-        self.bytes.clear();
+        let into = self.bytes.fill(span.len() as usize);
         if let Some(arena) = &mut self.arena
-            && arena.copy_out(span.start.0..span.end.0, &mut self.bytes).is_ok()
+            && arena.copy_out(span.start.0..span.end.0, into).is_ok()
         {
             return Ok(false);
         }
-        self.segments.read(span, upto, &mut self.bytes).map_err(read_error)?;
+        self.segments.read(span, upto, into).map_err(read_error)?;
         Ok(true)
     }
 

@@ -17,6 +17,7 @@ mod listen;
 mod metrics;
 mod node;
 mod options;
+mod read_buf;
 mod shard;
 mod status;
 pub mod storage;

@@ -12,9 +12,7 @@ use towline_core::format::{Decoded, Frame, Hello, HelloRole, LogEnd, decode_fram
 use towline_core::types::{Geometry, LogId, NodeId, Term};
 
 const CLIENTS: u64 = 256;
-/// Three quarters of it is what the allocator keeps for its threads: with MALLOC_ARENA_MAX=1 and
-/// MALLOC_MMAP_THRESHOLD_=131072 it is 44 KiB each.
-const BYTES_EACH: u64 = 256 << 10;
+const BYTES_EACH: u64 = 64 << 10;
 const RECORDS: usize = 64;
 
 #[test]

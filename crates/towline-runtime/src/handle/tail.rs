@@ -15,6 +15,7 @@ use super::shared::Marks;
 use super::{Handle, Readers};
 use crate::batch_reader::BatchReader;
 use crate::error::TailError;
+use crate::read_buf::ReadBuf;
 
 /// The batches of a log, one after the other, without an end but the node's.
 pub struct Tail {
@@ -112,6 +113,25 @@ impl Tail {
         self.reader.next_bytes(at, limit(&self.handle, safe)).unwrap_or(0)
     }
 
+    /// The next batch, if there is one, read into `memory`; `own` makes its bytes of it. Else as
+    /// [`next_within`](Self::next_within).
+    pub(crate) fn next_in(
+        &mut self,
+        memory: ReadBuf,
+        own: impl FnOnce(ReadBuf) -> Bytes,
+    ) -> Option<Result<Option<TailBatch>, TailError>> {
+        if self.failed {
+            return None;
+        }
+        self.reader.read_into(memory);
+        let found = self.look_with(own);
+        self.reader.read_into(ReadBuf::default());
+        match found {
+            Ok(None) if self.handle.shared.is_stopped() => None,
+            found => Some(found),
+        }
+    }
+
     /// Gives back the memory that reading ahead takes: for who is about to wait.
     pub(crate) fn rest(&mut self) {
         self.reader.rest();
@@ -127,12 +147,16 @@ impl Tail {
     }
 
     fn look(&mut self) -> Result<Option<TailBatch>, TailError> {
-        let found = self.look_on();
+        self.look_with(ReadBuf::into_bytes)
+    }
+
+    fn look_with(&mut self, own: impl FnOnce(ReadBuf) -> Bytes) -> Result<Option<TailBatch>, TailError> {
+        let found = self.look_on(own);
         self.failed |= found.is_err();
         found
     }
 
-    fn look_on(&mut self) -> Result<Option<TailBatch>, TailError> {
+    fn look_on(&mut self, own: impl FnOnce(ReadBuf) -> Bytes) -> Result<Option<TailBatch>, TailError> {
         let marks = &self.handle.shared.marks;
         let cuts = marks.cuts.load(Ordering::Acquire);
         if cuts != self.cuts {
@@ -151,13 +175,13 @@ impl Tail {
                 Ok(Ok(found)) => {
                     self.at = found.next;
                     let start = found.header.body_start();
-                    let bytes = Bytes::from(self.reader.take_body());
-                    let skip = self.skip_below.bytes_since(start).min(bytes.len() as u64);
+                    let len = self.reader.body().len() as u64;
+                    let skip = self.skip_below.bytes_since(start).min(len);
                     self.skip_below = Lsn(0);
-                    if skip == bytes.len() as u64 {
+                    if skip == len {
                         continue;
                     }
-                    let bytes = bytes.slice(skip as usize..);
+                    let bytes = own(self.reader.take_body()).slice(skip as usize..);
                     return Ok(Some(TailBatch { start: start.plus(skip), next: found.next, bytes }));
                 }
                 Ok(Err(next)) => {

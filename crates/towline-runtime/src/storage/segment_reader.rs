@@ -9,9 +9,10 @@
 use std::io;
 use std::sync::Arc;
 
+use memmap2::MmapMut;
 use towline_core::types::limits::BLOCK_BYTES;
 use towline_core::types::{Geometry, Lsn, Span};
-use towline_uring::{AlignedBuf, DataFile};
+use towline_uring::DataFile;
 
 use super::segments::Segments;
 
@@ -38,7 +39,8 @@ struct Open {
 #[derive(Debug)]
 struct Window {
     span: Span,
-    buf: AlignedBuf,
+    /// Not an allocator's, which would keep some of it for every thread that reads.
+    buf: MmapMut,
 }
 
 impl SegmentReader {
@@ -69,17 +71,18 @@ impl SegmentReader {
         known.or_else(|| self.segments.salt(seq)).ok_or_else(|| not_in_place(seq))
     }
 
-    /// Appends the bytes of `span` to `into`. All of the log below `durable` is on stable storage, and `span` lies
-    /// there: what is read ahead does too, and so never changes but by a cut.
+    /// Reads the bytes of `span`, which `into` is as long as. All of the log below `durable` is on stable storage, and
+    /// `span` lies there: what is read ahead does too, and so never changes but by a cut.
     ///
     /// # Errors
-    /// `NotFound` as [`salt`](Self::salt), `InvalidInput` when `span` leaves its segment; else the kernel's.
-    pub fn read(&mut self, span: Span, durable: Lsn, into: &mut Vec<u8>) -> io::Result<()> {
+    /// `NotFound` as [`salt`](Self::salt), `InvalidInput` when `span` leaves its segment or is not as long as `into`;
+    /// else the kernel's.
+    pub fn read(&mut self, span: Span, durable: Lsn, into: &mut [u8]) -> io::Result<()> {
         let geometry = self.geometry()?;
         let seq = geometry.segment_of(span.start);
         let end = geometry.segment_end(seq);
-        if span.end > end || span.start > span.end {
-            let what = format!("{} to {} leave segment {seq}", span.start, span.end);
+        if span.end > end || span.start > span.end || span.len() != into.len() as u64 {
+            let what = format!("{} to {} leave segment {seq}, or {} bytes", span.start, span.end, into.len());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         self.look();
@@ -88,7 +91,8 @@ impl SegmentReader {
             let window = self.window_at(at, span.end.max(durable).block_up().min(end), geometry)?;
             let upto = span.end.min(window.span.end);
             let from = at.bytes_since(window.span.start) as usize;
-            into.extend_from_slice(&window.buf[from..upto.bytes_since(window.span.start) as usize]);
+            let to = upto.bytes_since(window.span.start) as usize;
+            into[at.bytes_since(span.start) as usize..][..to - from].copy_from_slice(&window.buf[from..to]);
             at = upto;
         }
         Ok(())
@@ -107,8 +111,10 @@ impl SegmentReader {
             kept => {
                 let start = Lsn(at.0 - at.0 % BLOCK_BYTES);
                 let span = Span::new(start, end.min(start.plus(self.window_bytes)));
-                let mut buf =
-                    kept.map_or_else(|| AlignedBuf::zeroed(self.window_bytes as usize), |kept| kept.buf);
+                let mut buf = match kept {
+                    Some(kept) => kept.buf,
+                    None => MmapMut::map_anon(self.window_bytes as usize)?,
+                };
                 let open = self.open(geometry.segment_of(at))?;
                 let bytes = &mut buf[..span.len() as usize];
                 open.file.pread_exact(geometry.offset_of(start), bytes).map_err(io::Error::other)?;

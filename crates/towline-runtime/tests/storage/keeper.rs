@@ -98,20 +98,23 @@ fn a_segment_under_a_reader_is_unlinked_and_stays_readable() {
     log.append(&[b"next"]);
     let durable = batch.stored().end;
     let mut reader = SegmentReader::new(log.segments.clone());
-    let mut before = Vec::new();
+    let mut before = vec![0; batch.stored().len() as usize];
     reader.read(batch.stored(), durable, &mut before).unwrap();
     let start = GEOMETRY.first_batch(1);
     log.change_meta(|meta| meta.log_start = start);
     log.kept.send(Command::Recycle { below: start });
     log.prepare(2);
     let mut other = SegmentReader::new(log.segments.clone());
-    let mut after = Vec::new();
+    let mut after = vec![0; before.len()];
     assert_eq!(other.read(batch.stored(), durable, &mut after).unwrap_err().kind(), io::ErrorKind::NotFound);
     reader.rest();
     reader.read(batch.stored(), durable, &mut after).unwrap();
     assert_eq!(after, before, "not recycled under the reader");
     let leaves = Span::new(Lsn(0), GEOMETRY.segment_end(1));
-    assert_eq!(reader.read(leaves, leaves.end, &mut after).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    let refused = reader.read(leaves, leaves.end, &mut vec![0; leaves.len() as usize]).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    let refused = reader.read(batch.stored(), durable, &mut after[1..]).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     let zeros = fs::read(place.segment(2)).unwrap();
     assert!(zeros[8192..].iter().all(|byte| *byte == 0), "the new segment is a fresh file");
 }
@@ -124,11 +127,11 @@ fn what_was_read_before_a_cut_is_void() {
     log.append(&[b"stays"]);
     let gone = log.append(&[b"is cut"]).stored();
     let mut reader = SegmentReader::new(log.segments.clone());
-    let mut before = Vec::new();
+    let mut before = vec![0; gone.len() as usize];
     reader.read(gone, gone.end, &mut before).unwrap();
     let answer = log.kept.ask(Command::Truncate { to: gone.start, until: gone.end });
     assert!(matches!(answer, Input::Truncated { .. }), "{answer:?}");
-    let mut after = Vec::new();
+    let mut after = vec![0; before.len()];
     reader.read(gone, gone.end, &mut after).unwrap();
     assert!(before != after && after.iter().all(|byte| *byte == 0), "zeros stand there now");
 }

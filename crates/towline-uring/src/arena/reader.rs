@@ -30,17 +30,17 @@ impl ArenaReader {
         self.shared.readable_from.load(Ordering::Acquire).min(to)..to
     }
 
-    /// Appends the bytes of `range` to `out`. The owner cannot reuse them during the copy, and is never
+    /// Copies the bytes of `range`, which `out` is as long as. The owner cannot reuse them during the copy, and is never
     /// kept waiting: it postpones the release.
     ///
     /// # Errors
-    /// [`Gone`] when the range is not, or no longer, in the arena; `out` is unchanged.
-    pub fn copy_out(&mut self, range: Range<u64>, out: &mut Vec<u8>) -> Result<(), Gone> {
-        if range.start > range.end || range.end - range.start > self.shared.map.size() {
+    /// [`Gone`] when the range is not, or no longer, in the arena, or not as long as `out`, which is unchanged.
+    pub fn copy_out(&mut self, range: Range<u64>, out: &mut [u8]) -> Result<(), Gone> {
+        if range.end.checked_sub(range.start) != Some(out.len() as u64)
+            || out.len() as u64 > self.shared.map.size()
+        {
             return Err(Gone);
         }
-        // Growing the vector may panic or take long: not under the announcement.
-        out.reserve((range.end - range.start) as usize);
         let slot = &self.shared.readers.slots[self.index];
         // Announce first, then look: with both sides sequentially consistent, either the owner sees the
         // announcement before it reuses the range, or we see that the range is released.
@@ -49,10 +49,9 @@ impl ArenaReader {
         let here = range.start >= self.shared.readable_from.load(Ordering::SeqCst)
             && range.end <= self.shared.readable_to.load(Ordering::SeqCst);
         if here {
-            let len = (range.end - range.start) as usize;
             // SAFETY: the range is published and announced, so that nobody writes to it until the
             // announcement is withdrawn below; publication made its bytes visible (acquire above).
-            out.extend_from_slice(unsafe { self.shared.slice(range.start, len) });
+            out.copy_from_slice(unsafe { self.shared.slice(range.start, out.len()) });
         }
         slot.start.store(IDLE, Ordering::Release);
         if here { Ok(()) } else { Err(Gone) }
@@ -143,10 +142,10 @@ mod tests {
         slot.start.store(IDLE, Ordering::SeqCst);
         assert_eq!(owner.release(16_384), 16_384);
         owner.rewind(16_384).unwrap();
-        let mut out = vec![1];
+        let mut out = vec![1; 4096];
         assert_eq!(reader.copy_out(8192..12_288, &mut out), Err(Gone));
-        assert_eq!(reader.copy_out(16_384..16_392, &mut out), Err(Gone), "cut off by the rewind");
-        assert_eq!(out, [1]);
+        assert_eq!(reader.copy_out(16_384..16_392, &mut out[..8]), Err(Gone), "cut off by the rewind");
+        assert_eq!(out, [1; 4096]);
     }
 
     #[test]
@@ -162,7 +161,8 @@ mod tests {
         let owner = ArenaOwner::new(config.clone()).unwrap();
         let mut readers: Vec<_> = (0..MAX_READERS).map(|_| owner.reader().unwrap()).collect();
         assert!(owner.reader().is_none());
-        assert_eq!(readers[0].copy_out(0..u64::MAX, &mut Vec::new()), Err(Gone));
+        assert_eq!(readers[0].copy_out(0..u64::MAX, &mut []), Err(Gone));
+        assert_eq!(readers[0].copy_out(4096..4104, &mut [0; 4]), Err(Gone), "not as long");
         readers.pop();
         assert!(owner.reader().is_some());
         config.size = 100_000;

@@ -142,11 +142,11 @@ fn rewind_and_reset_take_positions_back() {
     owner.take_sealed().unwrap();
     owner.publish(2 * BLOCK).unwrap();
     let mut reader = owner.reader().unwrap();
-    let mut out = Vec::new();
+    let mut out = vec![0; BLOCK as usize];
     reader.copy_out(BLOCK..2 * BLOCK, &mut out).unwrap();
     assert!(owner.bytes_mut(BLOCK..BLOCK + 8).is_none(), "published bytes do not change");
     owner.rewind(BLOCK).unwrap();
-    assert_eq!(reader.copy_out(BLOCK..BLOCK + 8, &mut out), Err(Gone));
+    assert_eq!(reader.copy_out(BLOCK..BLOCK + 8, &mut out[..8]), Err(Gone));
     assert!(owner.bytes_mut(BLOCK..BLOCK + 8).is_some());
     owner.reset(0).unwrap();
     owner.open_batch(0, HEADER, u64::MAX).unwrap();
@@ -209,7 +209,7 @@ fn records_survive_many_rounds_under_concurrency() {
             let mut out = Vec::new();
             while !reader_done.load(Ordering::Acquire) {
                 let span = reader.readable();
-                out.clear();
+                out.resize((span.end - span.start) as usize, 0);
                 if !span.is_empty() && reader.copy_out(span.clone(), &mut out).is_ok() {
                     assert_eq!(u64::from_le_bytes(out[..8].try_into().unwrap()), span.start, "batch header");
                     copies.fetch_add(1, Ordering::Relaxed);

@@ -12,7 +12,6 @@ use towline_core::types::{Level, Lsn, Span, TicketId, Window};
 use towline_uring::{Completion, PoolBuf, RingFd};
 
 use super::long_records::{LONG_LIMIT, LongRecords};
-use super::read_memory::Lent;
 use super::reading::{Piece, Reading, Refusal, refuse_span};
 use super::tickets::{ClientTickets, Waiting};
 use crate::clock::now_ns;
@@ -48,8 +47,6 @@ pub(crate) struct Connection {
     /// The append at the head of `arrived` found no room.
     stalled: bool,
     reading: Option<Reading>,
-    /// The memory of what was read and is queued.
-    lent: Option<Lent>,
     state: State,
 }
 
@@ -102,7 +99,6 @@ impl Connection {
             unanswered: 0,
             stalled: false,
             reading: None,
-            lent: None,
             state: State::Open,
         }
     }
@@ -159,7 +155,7 @@ impl Connection {
             // A client that takes no answer is not waited for.
             return self.fail();
         }
-        let holds = self.lent.as_ref().is_some_and(|lent| lent.bytes() > 0);
+        let holds = self.out.payload_bytes() > 0;
         if holds && core.read_memory.hold_limit().is_some_and(|limit| stuck_ns > limit.as_nanos() as u64) {
             // Others wait for the memory of what it asked for and does not take.
             return self.fail();
@@ -459,20 +455,18 @@ impl Connection {
     /// Moves what was read to the socket, as long as the client takes it.
     fn take_read(&mut self) {
         if self.out.queued_bytes() == 0 {
-            // What was queued has left: its memory is free again.
             self.out.free_memory();
-            self.lent = None;
         }
         while self.may_read() {
             let Some(reading) = &self.reading else { return };
-            let (frame, bytes, last, lent) = match reading.next() {
-                Ok(Ok((Piece::Records(batch), lent))) => {
+            let (frame, bytes, last) = match reading.next() {
+                Ok(Ok(Piece::Records(batch))) => {
                     let bytes = batch.bytes.len() as u32;
-                    (Frame::Records { start: batch.start, next: batch.next, bytes }, batch.bytes, false, lent)
+                    (Frame::Records { start: batch.start, next: batch.next, bytes }, batch.bytes, false)
                 }
-                Ok(Ok((Piece::Log { start, flushed, bytes }, lent))) => {
+                Ok(Ok(Piece::Log { start, flushed, bytes })) => {
                     let (len, last) = (bytes.len() as u32, bytes.is_empty());
-                    (Frame::LogBytes { start, flushed, bytes: len }, bytes, last, lent)
+                    (Frame::LogBytes { start, flushed, bytes: len }, bytes, last)
                 }
                 Ok(Err(refusal)) => {
                     self.reading = None;
@@ -484,15 +478,11 @@ impl Connection {
                     return self.close();
                 }
             };
-            match &mut self.lent {
-                Some(held) => held.join(lent),
-                None => self.lent = Some(lent),
-            }
             self.push(&frame);
             if self.state == State::Dead {
                 return;
             }
-            if self.out.push_bytes(&bytes).is_err() {
+            if self.out.push_payload(bytes).is_err() {
                 return self.fail();
             }
             if last {
@@ -503,7 +493,7 @@ impl Connection {
 
     /// One piece at a time, however long it is, or several short ones.
     fn may_read(&self) -> bool {
-        self.out.queued_bytes() == 0 || self.lent.as_ref().map_or(0, Lent::bytes) < READ_QUEUED_BYTES
+        self.out.queued_bytes() == 0 || self.out.payload_bytes() < READ_QUEUED_BYTES
     }
 
     fn refuse(&mut self, code: RefusalCode, message: String) {

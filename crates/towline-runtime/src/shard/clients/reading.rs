@@ -11,10 +11,10 @@ use towline_core::format::RefusalCode;
 use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
 use towline_core::types::{Geometry, Lsn, Span};
 
-use super::read_memory::Lent;
 use crate::error::TailError;
 use crate::handle::shared::Marks;
 use crate::handle::{Tail, TailBatch};
+use crate::read_buf::ReadBuf;
 use crate::shard::core::Core;
 use crate::storage::SegmentReader;
 
@@ -26,8 +26,8 @@ pub(super) enum Piece {
     Log { start: Lsn, flushed: Lsn, bytes: Bytes },
 }
 
-/// A piece with the memory that it holds, or why there is none.
-type Read = Result<(Piece, Lent), Refusal>;
+/// A piece, in memory that is lent, or why there is none.
+type Read = Result<Piece, Refusal>;
 
 /// What a client is told instead of the log.
 pub(super) struct Refusal {
@@ -72,11 +72,13 @@ impl Reading {
             while !stopped.load(Ordering::Acquire) {
                 // Nothing is held while there is nothing to read, and no more than what there is.
                 let most = tail.wait_within(TAIL_LOOK) as usize;
-                if memory.hold_limit().is_some() {
+                let lent = memory.take_now(most).or_else(|| {
                     tail.rest();
-                }
-                let Some(mut lent) = memory.take(most, stopped, nudge) else { return };
-                let Some(batch) = tail.next_within(Duration::ZERO) else { return };
+                    memory.take(most, stopped, nudge)
+                });
+                let Some(mut lent) = lent else { return };
+                let into = lent.take_memory();
+                let Some(batch) = tail.next_in(into, |records| lent.with(records)) else { return };
                 let batch = match batch.transpose() {
                     Some(batch) => batch,
                     None => match tail.end_reached().filter(|end| said != Some(*end)) {
@@ -88,10 +90,7 @@ impl Reading {
                     },
                 };
                 let failed = batch.is_err();
-                let piece = batch.map_err(Refusal::from).map(|batch| {
-                    lent.shrink_to(batch.bytes.len());
-                    (Piece::Records(batch), lent)
-                });
+                let piece = batch.map(Piece::Records).map_err(Refusal::from);
                 let sent = match to.send_timeout(piece, PATIENCE) {
                     Err(SendTimeoutError::Timeout(piece)) => {
                         tail.rest();
@@ -120,16 +119,19 @@ impl Reading {
             let nudge = || _ = shared.wake.notify();
             while !stopped.load(Ordering::Acquire) {
                 let flushed = Marks::lsn(&shared.marks.flushed);
-                let most = MAX_SEND_BYTES as usize;
+                let next = next_piece(&segments, Span::new(at, span.end.min(flushed)));
+                let most = next.as_ref().map_or(0, |next| next.len() as usize);
                 let Some(mut lent) = memory.take(most, stopped, nudge) else { return };
-                let piece = read_log(&mut segments, Span::new(at, span.end.min(flushed)), flushed);
+                let mut into = lent.take_memory();
+                let piece = next
+                    .and_then(|next| read_log(&mut segments, next, &mut into))
+                    .map(|()| Piece::Log { start: at, flushed, bytes: lent.with(into) });
                 let (read, ended) = match &piece {
                     Ok(Piece::Log { bytes, .. }) => (bytes.len() as u64, bytes.is_empty()),
                     _ => (0, true),
                 };
                 at = at.plus(read);
-                lent.shrink_to(read as usize);
-                if to.send(piece.map(|piece| (piece, lent)).map_err(Refusal::unavailable)).is_err() {
+                if to.send(piece.map_err(Refusal::unavailable)).is_err() {
                     return;
                 }
                 shared.wake.notify();
@@ -169,19 +171,21 @@ impl Drop for Reading {
 }
 
 /// The first piece of `span`: of one segment, and at most as long as one send.
-fn read_log(segments: &mut SegmentReader, span: Span, flushed: Lsn) -> Result<Piece, String> {
+fn next_piece(segments: &SegmentReader, span: Span) -> Result<Span, String> {
     let Some((_, geometry)) = segments.segments().log() else {
         return Err("this node has no log yet".to_owned());
     };
-    if span.start >= span.end {
-        return Ok(Piece::Log { start: span.start, flushed, bytes: Bytes::new() });
-    }
     let seq = geometry.segment_of(span.start);
     let end = span.end.min(geometry.segment_end(seq)).min(span.start.plus(MAX_SEND_BYTES));
-    let mut bytes = Vec::with_capacity(end.bytes_since(span.start) as usize);
-    segments.read(Span::new(span.start, end), end, &mut bytes).map_err(|error| error.to_string())?;
-    segments.rest();
-    Ok(Piece::Log { start: span.start, flushed, bytes: Bytes::from(bytes) })
+    Ok(Span::new(span.start, end.max(span.start)))
+}
+
+fn read_log(segments: &mut SegmentReader, span: Span, into: &mut ReadBuf) -> Result<(), String> {
+    if span.start < span.end {
+        segments.read(span, span.end, into.fill(span.len() as usize)).map_err(|error| error.to_string())?;
+        segments.rest();
+    }
+    Ok(())
 }
 
 /// Why bytes of the log cannot be read as asked.

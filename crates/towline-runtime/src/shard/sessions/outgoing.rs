@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use bytes::{Buf, Bytes};
 use towline_core::format::{BatchHeader, Frame, encode_frame};
 use towline_core::node::Source;
 use towline_core::types::limits::{BLOCK_BYTES, MAX_SEND_BYTES};
@@ -19,6 +20,8 @@ use crate::shard::tag::Tag;
 pub(crate) struct Outgoing {
     /// Encoded frames that wait, back to back.
     bytes: Vec<u8>,
+    /// Length of the payloads that wait.
+    payload_bytes: usize,
     items: VecDeque<Item>,
     in_flight: Option<InFlight>,
     /// Zero-copy sends that have ended and whose bytes the kernel still reads, oldest first, with their beginning.
@@ -41,12 +44,14 @@ pub(crate) struct Outgoing {
 enum Item {
     /// This many of `bytes`.
     Frames(usize),
+    /// What the frame before it announced, in the memory that it was read into.
+    Payload(Bytes),
     /// Log bytes; `from` is what has been sent of them.
     Log { span: Span, from: Lsn, source: Source },
 }
 
 enum InFlight {
-    Frames(usize),
+    Frames { len: usize },
     Arena(Span),
     Buffer { len: usize },
 }
@@ -81,14 +86,16 @@ impl Outgoing {
         self.queued(before)
     }
 
-    /// Queues payload bytes behind the frame that announced them.
+    /// Queues a payload behind the frame that announced it; its memory is given back when it has left.
     ///
     /// # Errors
     /// As for a frame.
-    pub(crate) fn push_bytes(&mut self, payload: &[u8]) -> Result<(), String> {
-        let before = self.bytes.len();
-        self.bytes.extend_from_slice(payload);
-        self.queued(before)
+    pub(crate) fn push_payload(&mut self, payload: Bytes) -> Result<(), String> {
+        if !payload.is_empty() {
+            self.payload_bytes += payload.len();
+            self.items.push_back(Item::Payload(payload));
+        }
+        self.check_queued()
     }
 
     fn queued(&mut self, before: usize) -> Result<(), String> {
@@ -97,8 +104,13 @@ impl Outgoing {
             Some(Item::Frames(len)) => *len += added,
             _ => self.items.push_back(Item::Frames(added)),
         }
-        if self.bytes.len() > MAX_QUEUED_BYTES {
-            return Err(format!("{} bytes wait for a peer that takes nothing", self.bytes.len()));
+        self.check_queued()
+    }
+
+    fn check_queued(&self) -> Result<(), String> {
+        let queued = self.queued_bytes();
+        if queued > MAX_QUEUED_BYTES {
+            return Err(format!("{queued} bytes wait for a peer that takes nothing"));
         }
         Ok(())
     }
@@ -126,7 +138,12 @@ impl Outgoing {
     }
 
     pub(crate) fn queued_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() + self.payload_bytes
+    }
+
+    /// Of these, what was read for the peer.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.payload_bytes
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -163,10 +180,7 @@ impl Outgoing {
         self.read_ahead(port, id)?;
         match self.items.front() {
             None => Ok(()),
-            Some(Item::Frames(len)) => {
-                let len = *len;
-                self.send_frames(port, fd, len, tag)
-            }
+            Some(Item::Frames(_) | Item::Payload(_)) => self.send_frames(port, fd, tag),
             Some(Item::Log { span, from, source: Source::Arena }) => {
                 let rest = Span::new(*from, Lsn(span.end.0.min(from.0 + MAX_SEND_BYTES)));
                 let range = rest.start.0..rest.end.0;
@@ -221,14 +235,35 @@ impl Outgoing {
         }
     }
 
-    fn send_frames(&mut self, port: &mut Port<'_>, fd: RingFd, len: usize, tag: Tag) -> Result<(), String> {
+    /// Frames and payloads that wait leave together, as many as fit a buffer.
+    fn send_frames(&mut self, port: &mut Port<'_>, fd: RingFd, tag: Tag) -> Result<(), String> {
         // None free: this turn's completions bring one back.
         let Some(mut buf) = port.frames.get() else { return Ok(()) };
-        let len = len.min(buf.len());
-        buf[..len].copy_from_slice(&self.bytes[..len]);
+        let (mut len, mut frames) = (0, 0);
+        while len < buf.len() {
+            let rest = &mut buf[len..];
+            let is_over = match self.items.front_mut() {
+                Some(Item::Frames(left)) => {
+                    let part = rest.len().min(*left);
+                    rest[..part].copy_from_slice(&self.bytes[frames..frames + part]);
+                    (len, frames, *left) = (len + part, frames + part, *left - part);
+                    *left == 0
+                }
+                Some(Item::Payload(left)) => {
+                    let part = rest.len().min(left.len());
+                    left.copy_to_slice(&mut rest[..part]);
+                    (len, self.payload_bytes) = (len + part, self.payload_bytes - part);
+                    left.is_empty()
+                }
+                Some(Item::Log { .. }) | None => break,
+            };
+            if is_over {
+                self.items.pop_front();
+            }
+        }
+        self.bytes.drain(..frames);
         port.ring.send_buf(fd, buf, 0..len, tag.pack()).map_err(|error| error.to_string())?;
-        self.bytes.drain(..len);
-        self.begin(InFlight::Frames(len), port.now_ns);
+        self.begin(InFlight::Frames { len }, port.now_ns);
         Ok(())
     }
 
@@ -251,7 +286,7 @@ impl Outgoing {
         let Some(in_flight) = self.in_flight.take() else { return Ok(None) };
         let sent = completion.result.map_err(|errno| format!("send: {errno}"))? as usize;
         let whole = match in_flight {
-            InFlight::Frames(len) | InFlight::Buffer { len } => len,
+            InFlight::Frames { len } | InFlight::Buffer { len } => len,
             InFlight::Arena(span) => span.len() as usize,
         };
         if sent < whole {
@@ -259,13 +294,6 @@ impl Outgoing {
         }
         self.sent_bytes += whole as u64;
         match (in_flight, self.items.front_mut()) {
-            (InFlight::Frames(len), Some(Item::Frames(left))) => {
-                *left -= len.min(*left);
-                if *left == 0 {
-                    self.items.pop_front();
-                }
-                Ok(None)
-            }
             (InFlight::Arena(_) | InFlight::Buffer { .. }, Some(Item::Log { span, from, .. })) => {
                 *from = from.plus(whole as u64);
                 if *from < span.end {
