@@ -17,7 +17,7 @@ impl<'a> Class<'a> {
         self.loads.iter().flat_map(|(_, rows)| rows)
     }
 
-    /// A system with what tells it from its other rows here, as `towline, embedded`.
+    /// A system with what tells it from its other rows here, as `Towline, embedded`.
     pub(crate) fn name(&self, row: &Row<'_>) -> String {
         let point = row.point;
         let own = || self.rows().map(|row| row.point).filter(|other| other.system == point.system);
