@@ -66,7 +66,7 @@ fn summary(report: &SurviveReport) -> String {
         "<p>One primary and two standbys, each a process of its own on a file system that forgets what was not flushed; \
          one client over the socket, {} appends a second in an open loop. A failure is made at its worst moment; then \
          the log that is left is read, byte for byte, and held against the client's journal. {}, {}, {:.0} s, {} \
-         clusters at a time, seed {}, towline {}.</p>\n",
+         at a time, seed {}, towline {}.</p>\n",
         report.rate_per_s,
         escape(&report.began),
         escape(&format!(
@@ -75,7 +75,7 @@ fn summary(report: &SurviveReport) -> String {
             if report.commit.is_empty() { String::new() } else { format!(", commit {}", report.commit) }
         )),
         report.seconds,
-        report.lanes,
+        if report.lanes == 1 { "one cluster".to_owned() } else { format!("{} clusters", report.lanes) },
         report.seed,
         escape(&report.program),
     );
