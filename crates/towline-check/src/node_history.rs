@@ -38,6 +38,8 @@ pub struct NodeHistory {
     now_ns: u64,
     /// The promotion that was asked for, until it leads.
     promotion: Option<PromoteRequest>,
+    /// Asked for while one was under way: refused, and the first goes on.
+    promotions_beside: usize,
     /// A report that takes back what was flushed: an exclusion must follow before anything else is said.
     doubtful: Option<Event>,
     /// What asks for more from here on. Acks come out at a turn's end, and may have been due before this came in.
@@ -130,6 +132,7 @@ impl NodeHistory {
             rules,
             now_ns: 0,
             promotion: None,
+            promotions_beside: 0,
             doubtful: None,
             later: Vec::new(),
         }
@@ -158,6 +161,7 @@ impl NodeHistory {
             Input::Received { header, rules, .. } => {
                 self.received(header, rules);
             }
+            Input::Promote(_) if self.promotion.is_some() => self.promotions_beside += 1,
             Input::Promote(request) => self.promotion = Some(request.clone()),
             Input::Truncated { end, .. } => {
                 self.received.clear();
@@ -189,6 +193,10 @@ impl NodeHistory {
                 let peer = |name: &String| Peer { name: name.clone(), ..Peer::default() };
                 self.peers = names.iter().map(peer).collect();
             }
+            Output::Promoted { result: Err(_), .. } => match self.promotions_beside.checked_sub(1) {
+                Some(others) => self.promotions_beside = others,
+                None => self.promotion = None,
+            },
             Output::RuleChange { result: Ok(version), .. } => self.rule_in_force(*version, events),
             Output::Ack { ticket, outcome } if self.leading.is_some() => {
                 self.settle_doubt(events);
