@@ -271,6 +271,12 @@ impl NodeHistory {
                 }
                 self.later.push(Event::Excluded { peer: peer.0 });
             }
+            NodeEvent::StandbyIncluded { peer, .. } if self.leading.is_some() => {
+                // From the very report on that healed it.
+                let marks = self.peers.get(usize::from(peer.0)).map(|peer| peer.marks);
+                events.push(Event::Included { peer: peer.0 });
+                events.extend(marks.map(|marks| report_event(peer.0, marks)));
+            }
             NodeEvent::Degraded { .. } => events.push(Event::Degraded),
             // Behind who streams now.
             NodeEvent::Healed if self.later.iter().any(|event| matches!(event, Event::Live { .. })) => {

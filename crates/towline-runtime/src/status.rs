@@ -65,7 +65,7 @@ pub struct DriverStatus {
     pub indeterminate: u64,
     /// Acks that had waited for their window.
     pub waited_for_window: u64,
-    /// Acks that were weaker than asked for, because the rule could not be met.
+    /// Acks that were weaker than asked for, because the rule could not be met or there is none.
     pub degraded_acks: u64,
     /// Exposure per stage (written, flushed, applied) at the end of each turn that acknowledged something, where it
     /// was defined. Acks of `off`, which are given at once, count in it and cause no observation.

@@ -173,6 +173,30 @@ fn what_a_client_asks_for_is_done_in_its_order() {
     node.stop().unwrap();
 }
 
+/// Waits that never end, and an append that nobody confirms: all of it goes with the connection.
+#[test]
+fn what_a_client_waits_for_ends_with_its_connection() {
+    let folder = folder();
+    let mut options = primary(&folder.path().join("p"));
+    options.listen = Some(any_port());
+    let gone = SocketAddr::from(([127, 0, 0, 1], 9));
+    options.standbys = vec![PeerAddress { name: "a".to_owned(), address: gone.to_string() }];
+    options.sync_rule = Some("ANY 1 (a)".to_owned());
+    let node = start(options);
+    leading(&node);
+    let waiting = || status(&node).shards[0].node.gate.waiting;
+    let mut client = Client::connect(node.listen_address().unwrap(), 0);
+    assert!(matches!(client.next(), Some((Frame::WelcomeClient { .. }, _))));
+    for request in 0..100 {
+        client.send(&Frame::Wait { request, lsn: Lsn(1 << 60), level: Level::RemoteApply }, b"");
+    }
+    client.send(&Frame::Append { request: 900, level: Level::On, window: None, lengths: vec![1] }, b"x");
+    until("all of it waits", || waiting() == 101);
+    drop(client);
+    until("nothing waits any more", || waiting() == 0);
+    node.stop().unwrap();
+}
+
 #[test]
 fn what_is_no_towline_is_told_so_and_shut_out() {
     let folder = folder();

@@ -140,9 +140,10 @@ impl SegmentPlan {
         self.geometry.segment_of(self.trimmed) > self.geometry.segment_of(self.log_start)
     }
 
-    /// Follows the leader's log start, as far as this node has come itself.
-    pub fn follow_start(&mut self, leader_start: Lsn, own_flushed: Lsn) -> Option<Lsn> {
-        self.trim(leader_start, own_flushed)
+    /// Follows the leader's log start, held back to `held`. No leader has trimmed what it has not sent yet: what it says
+    /// counts only as far as the log has been received, up to `end`.
+    pub fn follow_start(&mut self, leader_start: Lsn, held: Lsn, end: Lsn) -> Option<Lsn> {
+        self.trim(leader_start.min(self.geometry.batch_place(end)), held)
     }
 
     /// The new start is durable in the meta block: segments below may go.
@@ -202,6 +203,20 @@ mod tests {
             Span::new(GEOMETRY.first_batch(1), end)
         );
         assert!(plan.stored_from(end, end, 4096).is_empty());
+    }
+
+    #[test]
+    fn a_leaders_log_start_beyond_what_was_received_trims_nothing_later() {
+        let mut plan = SegmentPlan::new(GEOMETRY, &[(0, 1), (1, 2), (2, 3)], 1, Lsn(8192), 16 << 20);
+        let end = Lsn(9 << 20);
+        assert_eq!(plan.follow_start(Lsn(u64::MAX / 2), Lsn(12288), end), None);
+        assert_eq!(
+            plan.trim(Lsn(0), Lsn(20 << 20)),
+            Some(GEOMETRY.first_batch(1)),
+            "what it had sent by then"
+        );
+        plan.started(GEOMETRY.first_batch(1));
+        assert!(!plan.within_retention(3), "and the limit still holds");
     }
 
     #[test]

@@ -49,7 +49,12 @@ impl Display for Line<'_> {
             Event::StandbyExcluded { peer, reported, now } => write!(
                 f,
                 "standby {} EXCLUDED: it had reported {reported} as flushed and came back with {now}: it has lost \
-                 durable data and no longer counts; empty its directory and start it again",
+                 durable data, and counts again only when it holds all of it again; look at its disk",
+                name(peer)
+            ),
+            Event::StandbyIncluded { peer, flushed } => write!(
+                f,
+                "standby {} counts again: it has flushed the log up to {flushed}, and with it all that it had lost",
                 name(peer)
             ),
             Event::Degraded { released } => write!(

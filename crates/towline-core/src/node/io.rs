@@ -500,7 +500,7 @@ pub enum Event {
         /// Why.
         why: String,
     },
-    /// A standby lost durable data between sessions and no longer counts.
+    /// A standby lost durable data between sessions: it does not count before it holds all of it again.
     StandbyExcluded {
         /// Its place in the configuration.
         peer: PeerIndex,
@@ -508,6 +508,13 @@ pub enum Event {
         reported: Lsn,
         /// And came back with this.
         now: Lsn,
+    },
+    /// A standby that was excluded holds again all that it had lost, and counts again.
+    StandbyIncluded {
+        /// Its place in the configuration.
+        peer: PeerIndex,
+        /// It has flushed the log up to here.
+        flushed: Lsn,
     },
     /// The sync rule cannot be met: acks are `local` now.
     Degraded {

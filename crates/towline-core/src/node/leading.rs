@@ -157,6 +157,7 @@ impl Node {
         self.gate.own_flushed(self.tail.flushed());
         self.role = Role::Leading(Leading::new(entry.term, entry.start, self.promotion.is_some()));
         self.say(Event::Leading { history: self.meta.get().history.clone() });
+        self.bound_registrations(entry.start);
         if let Some(promotion) = &self.promotion {
             self.rules.promoted(self.config.rule.as_ref(), promotion.is_forced());
         }
@@ -165,6 +166,15 @@ impl Node {
         self.begin_rules();
         self.begin_shipping(entry.term, entry.start);
         self.end_promotion(entry.term, entry.start, &asked);
+    }
+
+    /// What a standby had flushed beyond the term's start it is about to cut: no loss of its own.
+    fn bound_registrations(&mut self, start: Lsn) {
+        if self.meta.get().standbys.iter().any(|standby| standby.flushed > start) {
+            self.meta.change(|meta| {
+                meta.standbys.iter_mut().for_each(|standby| standby.flushed = standby.flushed.min(start));
+            });
+        }
     }
 
     /// The rule of the configuration: in force at once in a log that has neither a record nor a rule (a new one, or
@@ -324,9 +334,6 @@ impl Node {
     }
 
     pub(super) fn handle_ticket(&mut self, ticket: Ticket) {
-        if ticket.level == Level::RemoteApply {
-            self.applied_wanted = self.applied_wanted.max(ticket.end);
-        }
         let has_rule = self.gate.rule().1.is_some() || self.gate.pending_rule().is_some();
         match (&self.role, check_window(ticket.level, ticket.window, has_rule)) {
             (Role::Leading(_), Ok(())) => self.gate.ticket(ticket),
@@ -340,9 +347,6 @@ impl Node {
     }
 
     pub(super) fn handle_wait(&mut self, ticket: TicketId, lsn: Lsn, level: Level) {
-        if level == Level::RemoteApply {
-            self.applied_wanted = self.applied_wanted.max(lsn);
-        }
         if self.is_leading() {
             self.gate.wait(ticket, lsn, level);
         } else {
@@ -522,9 +526,28 @@ impl Node {
         }
     }
 
-    /// The application needs nothing below; standbys hold it back up to the limit.
+    /// The application needs nothing below; standbys hold it back up to the limit. A standby follows its leader's trims
+    /// only: it has an application of its own, and others may need from it what it has after its promotion.
     pub(super) fn handle_trim(&mut self, below: Lsn) {
-        self.trim_below(below.min(self.last_flushed_byte()));
+        match self.role {
+            Role::Leading(_) | Role::Restarting(_) => self.trim_below(below.min(self.last_flushed_byte())),
+            _ => self.out.push_back(note(format!("a trim below {below} was refused: {TRIM_REFUSED}"))),
+        }
+    }
+
+    /// Why a trim that is asked for now would be refused.
+    pub fn trim_refusal(&self) -> Option<&'static str> {
+        (!matches!(self.role, Role::Leading(_) | Role::Restarting(_))).then_some(TRIM_REFUSED)
+    }
+
+    /// What the application of a promoted standby has still to read of what came before its term.
+    fn unread_from(&self) -> Option<Lsn> {
+        let reach = match &self.role {
+            Role::Leading(leading) if leading.promoted => leading.start,
+            Role::Restarting(_) if self.promotion.is_some() => self.tail.end().lsn,
+            _ => return None,
+        };
+        Some(self.following.applied()).filter(|applied| self.config.applies && *applied < reach)
     }
 
     fn trim_below(&mut self, below: Lsn) {
@@ -532,6 +555,7 @@ impl Node {
         let flushed = self.last_flushed_byte();
         let held = self.slowest_standby().unwrap_or(flushed).max(farthest).min(flushed);
         let held = if bug(Bug::TrimPastStandbys) { flushed } else { held };
+        let held = self.unread_from().map_or(held, |unread| held.min(unread));
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         if let Some(at) = self.segments.trim(below, held)
             && !pending
@@ -551,3 +575,5 @@ impl Node {
         }
     }
 }
+
+const TRIM_REFUSED: &str = "this node does not lead: trim at the primary, whose standbys follow";

@@ -77,8 +77,6 @@ pub struct Node {
     sealed: bool,
     last_batch_ns: u64,
     stopping: bool,
-    /// Somebody waits at `remote_apply` for what lies below, until it is applied.
-    applied_wanted: Lsn,
     /// Acknowledged at a remote level here, or could have been: no cut may take it.
     acknowledged: Lsn,
     /// When that was last put on its way to the meta block for its own sake.
@@ -142,7 +140,6 @@ impl Node {
             sealed: recovered.sealed,
             last_batch_ns: 0,
             stopping: false,
-            applied_wanted: Lsn(0),
             acknowledged,
             acknowledged_ns: 0,
             config,

@@ -332,7 +332,8 @@ impl Node {
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         // What the application has not seen yet stays.
         let applied = if self.config.applies { self.following.applied() } else { Lsn(u64::MAX) };
-        if let Some(at) = self.segments.follow_start(log_start, self.last_flushed_byte().min(applied))
+        if let Some(at) =
+            self.segments.follow_start(log_start, self.last_flushed_byte().min(applied), self.tail.end().lsn)
             && !pending
         {
             self.meta.change(|meta| {

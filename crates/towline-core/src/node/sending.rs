@@ -4,7 +4,6 @@ use super::shipping::{Link, PROGRESS_DELAY_NS, Peer};
 use super::{Event, Node, Output, Role, Source};
 use crate::bugs::{Bug, bug};
 use crate::format::{Frame, RefusalCode};
-use crate::replication::gate::Stage;
 use crate::replication::progress::ShipMode;
 use crate::types::limits::MAX_SEND_BYTES;
 use crate::types::{Lsn, SessionId};
@@ -92,8 +91,7 @@ impl Node {
         };
         let log_start = self.segments.log_start();
         let now = (flushed, safe, log_start);
-        let applied = self.gate.safe(Stage::Applied).map_or(Lsn(0), |position| position.lsn);
-        let waits = applied < self.applied_wanted;
+        let waits = self.gate.awaits_applied();
         let peer = &mut self.peers[index];
         if peer.told == now {
             return;

@@ -113,7 +113,8 @@ impl Peer {
         *self.progress.watermarks()
     }
 
-    pub(super) fn status(&self, end: Lsn) -> PeerStatus {
+    /// `log_start` is where a standby begins that nothing is known of.
+    pub(super) fn status(&self, log_start: Lsn, end: Lsn) -> PeerStatus {
         let state = match (self.link, self.progress.mode()) {
             (Link::Shipping(_), ShipMode::Live) => "streaming",
             (Link::Shipping(_), _) => "catching up",
@@ -128,7 +129,7 @@ impl Peer {
             state: state.to_owned(),
             sent: self.progress.sent(),
             watermarks: *self.progress.watermarks(),
-            lag_bytes: end.bytes_since(self.progress.flushed_high()),
+            lag_bytes: end.bytes_since(self.progress.flushed_high().max(log_start)),
             excluded: self.progress.is_excluded(),
         }
     }
@@ -280,7 +281,7 @@ impl Node {
             Frame::NotAdopted { adopted, end, history } => {
                 self.handle_not_adopted(index, session, adopted, end, history)
             }
-            Frame::Ready { from, .. } => self.handle_ready(index, session, from),
+            Frame::Ready { from, previous_hash } => self.handle_ready(index, session, from, previous_hash),
             Frame::Report { term, watermarks, credit, failing } => {
                 self.handle_report(index, session, Report { term, watermarks, credit, failing });
             }
@@ -343,6 +344,7 @@ impl Node {
         peer.applies_safe = welcome.applies_safe;
         peer.set_size = welcome.set_size;
         peer.link = Link::Known(session);
+        self.notice_loss(index, &welcome);
         if !self.may_go_on_after(&welcome) {
             return;
         }
@@ -428,7 +430,7 @@ impl Node {
     pub(super) fn begin_shipping(&mut self, term: Term, start: Lsn) {
         let frame = Frame::Adopt { term, end: self.log_end() };
         for index in 0..self.peers.len() {
-            self.peers[index].progress = Progress::new(term, start);
+            self.peers[index].progress.enter_term(term, start);
             if let Link::Known(session) = self.peers[index].link {
                 // One that adopted before is simply told again, and answers that it has.
                 self.send_frame(session, frame.clone());
@@ -453,7 +455,7 @@ impl Node {
         let set_size = if leads { self.peers.len() as u16 } else { 0 };
         let peer = &mut self.peers[index];
         if !leads {
-            peer.progress = Progress::new(term, start);
+            peer.progress.enter_term(term, start);
         }
         peer.progress.begin_session(session, node);
         peer.link = Link::Offered(session);
@@ -467,7 +469,7 @@ impl Node {
         self.send_frame(session, frame);
     }
 
-    fn handle_ready(&mut self, index: usize, session: SessionId, from: Lsn) {
+    fn handle_ready(&mut self, index: usize, session: SessionId, from: Lsn, previous_hash: u64) {
         if self.peers[index].link != Link::Offered(session) {
             return;
         }
@@ -482,9 +484,21 @@ impl Node {
             );
             return self.tell_to_resync(index, session, message);
         }
+        // The last batch's hash stands for all before it. Who is farther behind checks the first batch that it is sent.
+        let (at_end, own_hash) = (place == self.tail.next_batch(), self.tail.previous_hash());
+        if at_end && own_hash != previous_hash && (own_hash != 0 || self.is_leading()) {
+            let message = format!(
+                "the standby's log ends at {from} as this one does, with another last batch: the logs have diverged; empty \
+                 its directory and start it again"
+            );
+            return self.tell_to_resync(index, session, message);
+        }
         if let Err(ReportError::LostDurableData { reported, now }) = self.peers[index].progress.ready(from) {
             self.exclude(index, reported, now);
             self.peers[index].progress.restart_excluded(from);
+        }
+        if at_end {
+            self.peers[index].progress.verify();
         }
         self.peers[index].link = Link::Shipping(session);
         self.peers[index].must_resync = false;
@@ -510,6 +524,10 @@ impl Node {
         let place = self.peers[index].index;
         match self.peers[index].progress.apply_report(session, &report) {
             Ok(effect) => {
+                if effect.healed {
+                    self.gate.include(place);
+                    self.say(Event::StandbyIncluded { peer: place, flushed: report.watermarks.flushed.lsn });
+                }
                 if effect.advanced && self.is_leading() {
                     self.gate.report(place, &effect.counts);
                     self.register_standby(index, report.watermarks.flushed.lsn);
@@ -525,6 +543,33 @@ impl Node {
                 self.close(session, "the standby has lost durable data");
             }
             Err(refused) => self.close(session, &refused.to_string()),
+        }
+        if report.failing {
+            self.out.push_back(note(format!("standby '{}' cannot flush any more", self.peers[index].name)));
+        }
+    }
+
+    /// A standby that has adopted nobody's term since this node led last can only have grown meanwhile. What it was
+    /// registered with is durable here, to the granularity of a segment.
+    fn notice_loss(&mut self, index: usize, welcome: &Welcome) {
+        let meta = self.meta.get();
+        let mut terms = meta.history.entries().iter().rev().map(|entry| entry.term);
+        let last = match &self.role {
+            Role::Restarting(_) if self.promotion.is_none() => terms.next(),
+            Role::Leading(leading) => terms.find(|term| *term < leading.term),
+            _ => None,
+        };
+        if last.is_none_or(|term| term != welcome.adopted || term.node != self.config.node) {
+            return;
+        }
+        let name = &self.peers[index].name;
+        let known = meta.standbys.iter().find(|known| known.name == *name && known.node == welcome.node);
+        let now = welcome.end.flushed;
+        if let Some(reported) = known.map(|known| known.flushed).filter(|reported| *reported > now)
+            && !self.peers[index].progress.is_excluded()
+        {
+            self.peers[index].progress.exclude(welcome.node, reported);
+            self.exclude(index, reported, now);
         }
     }
 

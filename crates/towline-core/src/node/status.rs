@@ -52,9 +52,9 @@ pub struct PeerStatus {
     pub sent: Lsn,
     /// As last reported.
     pub watermarks: StandbyWatermarks,
-    /// Bytes between the log's end and its flushed watermark.
+    /// Bytes between the log's end and its flushed watermark; all of the log before its first report in the term.
     pub lag_bytes: u64,
-    /// It lost durable data, and does not count.
+    /// It lost durable data, and does not count before it holds all of it again.
     pub excluded: bool,
 }
 
@@ -100,6 +100,11 @@ impl Node {
         Stage::ALL.map(|stage| self.gate.exposure_bytes(stage))
     }
 
+    /// Acknowledgements that said less than was asked for, because the rule could not be met or there was none.
+    pub fn weaker_acks(&self) -> u64 {
+        self.gate.weaker_acks()
+    }
+
     /// Watermarks of each standby as last reported, in the order of the configuration. Does not allocate.
     pub fn standby_watermarks(&self) -> impl Iterator<Item = StandbyWatermarks> {
         self.peers.iter().map(|peer| peer.watermarks())
@@ -107,7 +112,7 @@ impl Node {
 
     /// Everything. Allocates: for people and metrics, not for each turn.
     pub fn status(&self) -> NodeStatus {
-        let end = self.tail.end().lsn;
+        let (log_start, end) = (self.segments.log_start(), self.tail.end().lsn);
         NodeStatus {
             role: match &self.role {
                 Role::Standby => RoleStatus::Standby,
@@ -118,7 +123,7 @@ impl Node {
             adopted: self.meta.get().adopted,
             watermarks: self.watermarks(),
             gate: self.gate.status(),
-            standbys: self.peers.iter().map(|peer| peer.status(end)).collect(),
+            standbys: self.peers.iter().map(|peer| peer.status(log_start, end)).collect(),
             follows: self.following.has_source(),
         }
     }

@@ -32,14 +32,20 @@ pub struct Progress {
     node: Option<NodeId>,
     session: Option<SessionId>,
     mode: ShipMode,
-    /// The log up to here was verified equal when this session began to stream.
+    /// Where this session's shipping started: the histories say that the logs are equal up to here.
     matched: Lsn,
+    /// And the bytes do: its last batch there is this log's, or it has taken a batch that follows it.
+    verified: bool,
+    /// What counted when it was last heard, in whichever session.
+    known: StandbyWatermarks,
     sent: Lsn,
     credit: Lsn,
     watermarks: StandbyWatermarks,
     /// The highest flushed LSN that this node has reported in this term, over all sessions.
     flushed_high: Lsn,
     excluded: bool,
+    /// Once it has flushed the log up to here again, it counts again.
+    heals_at: Lsn,
 }
 
 impl Progress {
@@ -52,12 +58,34 @@ impl Progress {
             session: None,
             mode: ShipMode::Idle,
             matched: Lsn(0),
+            verified: false,
+            known: StandbyWatermarks::default(),
             sent: Lsn(0),
             credit: Lsn(0),
             watermarks: StandbyWatermarks::default(),
             flushed_high: Lsn(0),
             excluded: false,
+            heals_at: Lsn(0),
         }
+    }
+
+    /// Another term of this sender begins: nothing has been reported in it. One that lost durable data counts again when
+    /// it holds all that was before the term.
+    pub fn enter_term(&mut self, term: Term, term_start: Lsn) {
+        *self = Progress {
+            node: self.node,
+            excluded: self.excluded,
+            heals_at: self.heals_at.min(term_start),
+            ..Progress::new(term, term_start)
+        };
+    }
+
+    /// `node` is known to have lost durable data: it had reported `reported` as flushed.
+    pub fn exclude(&mut self, node: NodeId, reported: Lsn) {
+        self.node = Some(node);
+        self.excluded = true;
+        self.heals_at = self.heals_at.max(reported);
+        self.known = StandbyWatermarks::default();
     }
 
     /// A session with `node` begins to stream; it replaces an older one. Another node than before starts with a
@@ -69,6 +97,7 @@ impl Progress {
         self.session = Some(session);
         self.mode = ShipMode::Idle;
         self.matched = Lsn(0);
+        self.verified = false;
         self.sent = Lsn(0);
         self.credit = Lsn(0);
         // Watermarks count per session: what an earlier one said may have been lost with the process.
@@ -81,7 +110,7 @@ impl Progress {
     /// `LostDurableData` when it lies below what this node had reported as flushed: the caller excludes it.
     pub fn ready(&mut self, from: Lsn) -> Result<(), ReportError> {
         if from < self.flushed_high && !bug(Bug::LossUnnoticed) {
-            self.excluded = true;
+            self.lose();
             return Err(ReportError::LostDurableData { reported: self.flushed_high, now: from });
         }
         self.matched = from;
@@ -91,12 +120,22 @@ impl Progress {
         Ok(())
     }
 
-    /// It lost durable data and no longer counts; it is shipped to from `from` all the same, and heals as a copy.
+    /// It lost durable data and does not count; it is shipped to from `from` all the same, and heals as a copy.
     pub fn restart_excluded(&mut self, from: Lsn) {
-        self.excluded = true;
         self.flushed_high = Lsn(0);
         (self.matched, self.sent, self.credit) = (from, from, from);
         self.mode = ShipMode::CatchUp;
+    }
+
+    /// The batch before the place where its shipping started has the hash of this log's: all before it is equal, too.
+    pub fn verify(&mut self) {
+        self.verified = true;
+    }
+
+    fn lose(&mut self) {
+        self.excluded = true;
+        self.heals_at = self.heals_at.max(self.flushed_high);
+        self.known = StandbyWatermarks::default();
     }
 
     /// Takes a report of `session`, or says why not. Nothing is changed by a report that is refused.
@@ -134,7 +173,7 @@ impl Progress {
             }
         }
         if marks.flushed.lsn < self.flushed_high {
-            self.excluded = true;
+            self.lose();
             return Err(ReportError::LostDurableData { reported: self.flushed_high, now: marks.flushed.lsn });
         }
         let advanced = marks != self.watermarks;
@@ -142,7 +181,13 @@ impl Progress {
         self.flushed_high = marks.flushed.lsn;
         let more_credit = report.credit > self.credit;
         self.credit = report.credit;
-        Ok(ReportEffect { counts: self.counted(), advanced, more_credit })
+        // It takes a batch only behind the one that the batch names: the chain of hashes reaches down to the log's start.
+        self.verified |= marks.written.lsn > self.matched;
+        self.known = self.counted();
+        let healed =
+            self.excluded && self.verified && marks.flushed.lsn >= self.heals_at.max(self.term_start);
+        self.excluded &= !healed;
+        Ok(ReportEffect { counts: self.known, advanced, healed, more_credit })
     }
 
     /// Bytes up to `to` were handed to the session.
@@ -164,15 +209,19 @@ impl Progress {
     }
 
     /// What counts for acks and for the safe position: watermarks that have reached the start of the leader's
-    /// term (the figure-8 rule); the others are 0.
+    /// term (the figure-8 rule); the others are 0. Before its log is verified in this session, no more than counted before.
     pub fn counted(&self) -> StandbyWatermarks {
         let start = if bug(Bug::ReportBeforeTerm) { Lsn(0) } else { self.term_start };
         let past = |mark: Position| if mark.lsn >= start { mark } else { Position::default() };
         let marks = &self.watermarks;
+        let counted = |mark: Position, known: Position| {
+            let mark = past(mark);
+            if self.verified || mark.lsn <= known.lsn { mark } else { known }
+        };
         StandbyWatermarks {
-            written: past(marks.written),
-            flushed: past(marks.flushed),
-            applied: past(marks.applied),
+            written: counted(marks.written, self.known.written),
+            flushed: counted(marks.flushed, self.known.flushed),
+            applied: counted(marks.applied, self.known.applied),
         }
     }
 
@@ -189,11 +238,6 @@ impl Progress {
     /// From where the next bytes come.
     pub fn mode(&self) -> ShipMode {
         self.mode
-    }
-
-    /// Where this session's shipping started.
-    pub fn matched(&self) -> Lsn {
-        self.matched
     }
 
     /// Handed to the session up to here.
@@ -221,7 +265,7 @@ impl Progress {
         self.flushed_high
     }
 
-    /// Whether it lost durable data, and must be made anew.
+    /// Whether it lost durable data, and does not hold it again yet.
     pub fn is_excluded(&self) -> bool {
         self.excluded
     }
@@ -247,6 +291,8 @@ pub struct ReportEffect {
     pub counts: StandbyWatermarks,
     /// Whether a watermark moved.
     pub advanced: bool,
+    /// It had lost durable data, and holds all of it again: it counts from this report on.
+    pub healed: bool,
     /// Whether there is more room to ship into.
     pub more_credit: bool,
 }
@@ -302,7 +348,7 @@ pub enum ReportError {
     },
     /// A flushed watermark that fell between sessions.
     #[error(
-        "it had reported {reported} as flushed and came back with {now}: durable data was lost, and it no longer counts"
+        "it had reported {reported} as flushed and came back with {now}: durable data was lost, and it does not count"
     )]
     LostDurableData {
         /// Reported before.
@@ -401,6 +447,54 @@ mod tests {
         let lost = ReportError::LostDurableData { reported: Lsn(2000), now: Lsn(1800) };
         assert_eq!(progress.apply_report(NEXT, &report(2500, 1800, 0)), Err(lost));
         assert!(progress.is_excluded());
+    }
+
+    #[test]
+    fn one_that_lost_durable_data_counts_again_when_it_holds_all_of_it_again() {
+        let mut progress = streaming();
+        progress.apply_report(FIRST, &report(2500, 2000, 1500)).unwrap();
+        progress.begin_session(NEXT, NodeId(7));
+        assert!(progress.ready(Lsn(1500)).is_err());
+        progress.restart_excluded(Lsn(1500));
+        progress.record_sent(Lsn(3000));
+        let effect = progress.apply_report(NEXT, &report(2500, 1999, 0)).unwrap();
+        assert!(progress.is_excluded() && !effect.healed);
+        let effect = progress.apply_report(NEXT, &report(2500, 2000, 0)).unwrap();
+        assert!(!progress.is_excluded() && effect.healed);
+        assert!(!progress.apply_report(NEXT, &report(2600, 2100, 0)).unwrap().healed, "once");
+
+        // In the next term: with all that was before it.
+        progress.exclude(NodeId(7), Lsn(9000));
+        progress.enter_term(Term { number: 6, ..TERM }, Lsn(4000));
+        progress.begin_session(SessionId(3), NodeId(7));
+        assert!(progress.is_excluded());
+        progress.ready(Lsn(3000)).unwrap();
+        progress.record_sent(Lsn(5000));
+        let of_six = |report: Report| Report { term: Term { number: 6, ..TERM }, ..report };
+        assert!(!progress.apply_report(SessionId(3), &of_six(report(4500, 3999, 0))).unwrap().healed);
+        assert!(progress.apply_report(SessionId(3), &of_six(report(4500, 4000, 0))).unwrap().healed);
+    }
+
+    #[test]
+    fn what_the_histories_alone_call_equal_counts_only_once_a_batch_has_followed_it() {
+        let mut progress = Progress::new(TERM, Lsn(1000));
+        progress.begin_session(FIRST, NodeId(7));
+        progress.ready(Lsn(2000)).unwrap();
+        progress.record_sent(Lsn(3000));
+        let effect = progress.apply_report(FIRST, &report(2000, 2000, 1500)).unwrap();
+        assert_eq!(effect.counts, StandbyWatermarks::default());
+        let effect = progress.apply_report(FIRST, &report(2500, 2000, 1500)).unwrap();
+        assert_eq!((effect.counts.written, effect.counts.flushed), (at(2500), at(2000)));
+
+        // What counted before stands meanwhile, unless the new session says less.
+        progress.begin_session(NEXT, NodeId(7));
+        progress.ready(Lsn(2400)).unwrap();
+        progress.record_sent(Lsn(3000));
+        let effect = progress.apply_report(NEXT, &report(2400, 2400, 1500)).unwrap();
+        assert_eq!((effect.counts.written, effect.counts.flushed), (at(2400), at(2000)));
+        progress.verify();
+        let effect = progress.apply_report(NEXT, &report(2400, 2400, 1600)).unwrap();
+        assert_eq!(effect.counts.flushed, at(2400));
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub const MAX_FRAME_BYTES: usize = 4096;
 pub const MAX_HELLO_BYTES: usize = 4096;
 /// Tickets that may wait at once, per shard.
 pub const MAX_TICKETS: usize = 1 << 16;
+/// Of them, waits for a position: the others are left to appends.
+pub const MAX_WAITS: usize = MAX_TICKETS / 4;
 /// Batches whose counts the gate keeps for exposure and time windows; older neighbours are merged.
 pub const MAX_TRACKED_BATCHES: usize = 4096;
 /// Generations of the sync rule that tickets may wait across at once.

@@ -449,6 +449,7 @@ impl Cluster {
                 | Event::Halted { .. }
                 | Event::Poisoned { .. }
                 | Event::StandbyExcluded { .. }
+                | Event::StandbyIncluded { .. }
                 | Event::StandbyMustResync { .. }),
             ) => {
                 let _ = writeln!(self.said, "{}: {}", machine.name, event.line(&machine.peers));

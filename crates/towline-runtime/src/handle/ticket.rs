@@ -162,8 +162,10 @@ impl Drop for Ticket {
         if let Inner::Slot { id, shared } = &self.inner
             && shared.slots.abandon(*id)
         {
+            // A wait has no record that would have to be sealed before the node knows of it.
+            let lsn = if self.lsn == self.end { Lsn(0) } else { self.lsn };
             // Best effort: without it the slot is freed when the ack comes.
-            shared.command(Command::Cancel { ticket: *id, lsn: self.lsn }).ok();
+            shared.command(Command::Cancel { ticket: *id, lsn }).ok();
         }
     }
 }

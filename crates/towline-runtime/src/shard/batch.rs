@@ -370,8 +370,7 @@ fn hand_over(
     let mut waiting = tickets.iter().peekable();
     // Voided between its queueing and its commit, after its batch was sealed: nothing of it is in the log.
     while let Some(stale) = waiting.next_if(|ticket| ticket.lsn < body_start) {
-        let why = "its reservation was held past the limit and voided".to_owned();
-        shared.slots.complete(stale.id, &TicketOutcome::Indeterminate(why));
+        shared.slots.complete(stale.id, &voided());
     }
     for record in walk_headers(body).map_while(Result::ok) {
         if record.header.kind == RecordKind::Data {
@@ -379,6 +378,13 @@ fn hand_over(
             payload_bytes += u64::from(record.header.len);
         }
         let through = body_start.plus(u64::from(record.offset) + record.header.total_bytes());
+        if record.header.kind == RecordKind::Void {
+            // Voided between the same two, before the seal: its bytes are in no batch, and nobody may hear that they are.
+            let lsn = body_start.plus(u64::from(record.offset));
+            while let Some(ticket) = waiting.next_if(|ticket| ticket.lsn == lsn) {
+                shared.slots.complete(ticket.id, &voided());
+            }
+        }
         while let Some(ticket) = waiting.next_if(|ticket| ticket.end <= through) {
             brain.handle(Input::Ticket(Ticket {
                 id: ticket.id,
@@ -396,6 +402,10 @@ fn hand_over(
             break;
         }
     }
+}
+
+fn voided() -> TicketOutcome {
+    TicketOutcome::Indeterminate("its reservation was held past the limit and voided".to_owned())
 }
 
 fn has_records(open: &BatchExtent) -> bool {

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use rustix::net::SendFlags;
 use towline_core::format::{Frame, Outcome, RefusalCode, encode_frame};
 use towline_core::node::TicketOutcome;
-use towline_core::types::{Span, TicketId};
+use towline_core::types::{Lsn, Span, TicketId};
 use towline_uring::Completion;
 
 use super::batch::Batches;
@@ -65,14 +65,23 @@ impl Clients {
         self.open.push(connection);
     }
 
-    /// Reads, parses and writes what can be. What clients ask of the shard itself is in `asked` afterwards.
-    pub(crate) fn drive(&mut self, core: &mut Core, batches: &mut Batches) {
+    /// Reads, parses and writes what can be. What clients ask of the shard itself is in `asked` afterwards; what one
+    /// that is gone waited for is added to `cancels`, with the place of its record.
+    pub(crate) fn drive(
+        &mut self,
+        core: &mut Core,
+        batches: &mut Batches,
+        cancels: &mut Vec<(TicketId, Lsn)>,
+    ) {
         let mut at = 0;
         while let Some(connection) = self.open.get_mut(at) {
             connection.drive(core, batches, &mut self.tickets, &mut self.asked);
             if connection.is_gone() {
                 let mut connection = self.open.swap_remove(at);
                 connection.give_back(core);
+                if connection.leaves_tickets() {
+                    cancels.extend(self.tickets.of(connection.id));
+                }
                 // Nothing of it is in the ring any more.
                 let _ = core.ring.detach(connection.fd);
             } else {

@@ -138,6 +138,7 @@ fn is_about_a_standby(event: &Event) -> bool {
             | Event::StandbyLost { .. }
             | Event::StandbyMustResync { .. }
             | Event::StandbyExcluded { .. }
+            | Event::StandbyIncluded { .. }
     )
 }
 

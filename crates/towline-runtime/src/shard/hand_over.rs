@@ -1,6 +1,6 @@
 //! Promotion and hand-over as callers ask for them: the node decides, this finds addresses and answers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::Shard;
 use crate::clock::ns_of;
 use crate::handle::hand_over::Promotion;
 use crate::handle::shared::Reply;
+use crate::options::PeerAddress;
 
 /// Who waits for a promotion.
 pub(crate) enum PromotionAsker {
@@ -30,10 +31,19 @@ pub(crate) enum PauseAsker {
 pub(crate) struct HandOvers {
     next: u64,
     promotions: HashMap<u64, PromotionAsker>,
+    /// The addresses that undecided promotions named: they become this shard's when the promotion succeeds.
+    named: BTreeMap<u64, Vec<PeerAddress>>,
     pauses: HashMap<u64, PauseAsker>,
 }
 
 impl HandOvers {
+    /// The address that the promotion under way names. The node refuses every other one before it says another word, so
+    /// the oldest that is undecided is the one.
+    fn named(&self, name: &str) -> Option<String> {
+        let (_, named) = self.named.first_key_value()?;
+        named.iter().find(|standby| standby.name == name).map(|standby| standby.address.clone())
+    }
+
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -62,14 +72,9 @@ impl Shard {
             let why = format!("'{}': '{}' is no host:port", bad.name, bad.address);
             return self.promoted(request, Err(why));
         }
-        let core = &mut self.core;
-        if core.addresses.len() > MAX_ADDRESSES {
-            let kept: Vec<&String> = core.peers.iter().collect();
-            core.addresses.retain(|_, address| kept.contains(&&*address));
-        }
         let names = promotion.standbys.iter().map(|standby| standby.name.clone()).collect();
-        core.addresses.extend(promotion.standbys.into_iter().map(|standby| (standby.name, standby.address)));
-        core.brain.handle(Input::Promote(PromoteRequest {
+        self.hand_overs.named.insert(request, promotion.standbys);
+        self.core.brain.handle(Input::Promote(PromoteRequest {
             request,
             standbys: names,
             rule: promotion.rule,
@@ -86,6 +91,11 @@ impl Shard {
 
     /// `Output::Promoted`.
     pub(super) fn promoted(&mut self, request: u64, result: Result<Promoted, String>) {
+        // A refusal leaves everybody as they were, and where they were.
+        let named = self.hand_overs.named.remove(&request).filter(|_| result.is_ok());
+        if let Some(named) = named {
+            self.core.addresses = named.into_iter().map(|standby| (standby.name, standby.address)).collect();
+        }
         match (self.hand_overs.promotions.remove(&request), result) {
             (Some(PromotionAsker::Handle(reply)), result) => reply.put(result),
             (Some(PromotionAsker::Client { client, request }), Ok(done)) => {
@@ -116,11 +126,11 @@ impl Shard {
 
     /// `Output::Standbys`: from here on the node's numbers mean these.
     pub(super) fn standbys_change(&mut self, names: Vec<String>) {
-        let address = |name: &String| self.core.addresses.get(name).cloned().unwrap_or_default();
+        let address = |name: &String| {
+            let known = || self.core.addresses.get(name).cloned();
+            self.hand_overs.named(name).or_else(known).unwrap_or_default()
+        };
         self.core.peers = names.iter().map(address).collect();
         self.core.events.rename(names);
     }
 }
-
-/// Addresses remembered before those that are not in use are forgotten.
-const MAX_ADDRESSES: usize = 256;

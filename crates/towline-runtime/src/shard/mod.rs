@@ -101,7 +101,6 @@ pub(crate) struct Counters {
     pub(crate) acks: u64,
     pub(crate) indeterminate: u64,
     pub(crate) waited_for_window: u64,
-    pub(crate) degraded_acks: u64,
     /// Per stage, with the acks up to the last observation.
     pub(crate) exposure: [ExposureHistogram; 3],
     pub(crate) observed_acks: u64,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use towline_core::format::BatchHeader;
 use towline_core::node::{Event, FreezeReason, Input, Output, TicketOutcome};
 use towline_core::types::limits::{BATCH_HEADER_BYTES, MAX_TERM_HISTORY};
-use towline_core::types::{Geometry, LogId, Lsn, Span, TermHistory, TicketId, Window};
+use towline_core::types::{Geometry, LogId, Lsn, Span, TermHistory, TicketId};
 use towline_uring::ArenaError;
 
 use super::Shard;
@@ -178,7 +178,6 @@ impl Shard {
             TicketOutcome::Committed(committed) => {
                 self.counters.acks += 1;
                 self.counters.waited_for_window += u64::from(committed.waited_for_window);
-                self.counters.degraded_acks += u64::from(committed.window == Some(Window::Infinite));
             }
             TicketOutcome::Indeterminate(_) | TicketOutcome::Refused(_) => self.counters.indeterminate += 1,
         }
@@ -234,7 +233,7 @@ impl Shard {
     }
 }
 
-/// A full term history ends a primary at its next start: said while there is time to trim.
+/// A start that finds the term history full waits for a trim before it leads: said while there is time for one.
 fn history_warning(history: &TermHistory, geometry: Geometry) -> Option<String> {
     let entries = history.entries();
     let left = MAX_TERM_HISTORY.checked_sub(entries.len())?;

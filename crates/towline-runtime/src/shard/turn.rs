@@ -136,7 +136,7 @@ impl Shard {
             self.obey(command);
         }
         self.take_pressure();
-        self.clients.drive(&mut self.core, &mut self.batches);
+        self.clients.drive(&mut self.core, &mut self.batches, &mut self.cancels);
         while let Some((client, asked)) = self.clients.next_asked() {
             self.answer(client, asked);
         }
@@ -147,7 +147,7 @@ impl Shard {
         if let Some(position) = self.sessions.drive(&mut self.core) {
             self.batches.set_position(position);
         }
-        self.clients.drive(&mut self.core, &mut self.batches);
+        self.clients.drive(&mut self.core, &mut self.batches, &mut self.cancels);
         self.sessions.relieve(&mut self.core, self.release_to);
         self.arm_event();
         // A fault found while submitting is an input, too; its outputs must not wait for the next event.
@@ -263,8 +263,9 @@ impl Shard {
             Asked::Wait { ticket, lsn, level } => self.core.brain.handle(Input::Wait { ticket, lsn, level }),
             Asked::SetRule { request, rule } => self.change_rule(rule, RuleAsker::Client { client, request }),
             Asked::Trim { request, below } => {
+                let refused = self.core.brain.node.trim_refusal().unwrap_or_default();
                 self.core.brain.handle(Input::Trim { below });
-                self.clients.done(client, request, String::new());
+                self.clients.done(client, request, refused.to_owned());
             }
             Asked::Promote { request, promotion } => {
                 self.promote(promotion, PromotionAsker::Client { client, request });
@@ -411,7 +412,7 @@ impl Shard {
                 acks: self.counters.acks,
                 indeterminate: self.counters.indeterminate,
                 waited_for_window: self.counters.waited_for_window,
-                degraded_acks: self.counters.degraded_acks,
+                degraded_acks: self.core.brain.node.weaker_acks(),
                 exposure_at_acks: self.counters.exposure,
                 sent_bytes: totals.sent_bytes,
                 received_bytes: totals.received_bytes,

@@ -282,6 +282,10 @@ impl Eras {
         self.list.iter_mut().find(|era| era.version == version).map(|era| &mut era.queues)
     }
 
+    pub(super) fn awaits_applied(&self, own_flushed: Lsn) -> bool {
+        self.list.iter().any(|era| era.queues.awaits_applied(own_flushed))
+    }
+
     pub(super) fn all_queues(&mut self) -> impl Iterator<Item = &mut GroupQueues> {
         self.list.iter_mut().map(|era| &mut era.queues)
     }

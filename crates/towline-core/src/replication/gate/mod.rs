@@ -30,7 +30,7 @@ use self::standbys::Standbys;
 use super::sync_rule::SyncRule;
 use crate::bugs::{Bug, bug};
 use crate::replication::{Ticket, TicketOutcome};
-use crate::types::limits::{MAX_RULE_ERAS, MAX_TICKETS};
+use crate::types::limits::{MAX_LSN, MAX_RULE_ERAS, MAX_TICKETS, MAX_WAITS};
 use crate::types::{Level, Lsn, NodeId, PeerIndex, Position, StandbyWatermarks, TicketId, Window};
 
 /// Holds every append that waits, and releases it when its level, its window and the sync rule allow.
@@ -54,6 +54,7 @@ pub struct CommitGate {
     own_flushed: Position,
     sealed: Position,
     waiting_for_window: usize,
+    weaker_acks: u64,
     now_ns: Option<u64>,
     unmet_since_ns: Option<u64>,
     degraded: bool,
@@ -78,6 +79,7 @@ impl CommitGate {
             own_flushed: end,
             sealed: end,
             waiting_for_window: 0,
+            weaker_acks: 0,
             now_ns: None,
             unmet_since_ns: None,
             degraded: false,
@@ -275,9 +277,15 @@ impl CommitGate {
         self.exposure.claim(ticket.end, ticket.payload_bytes, ticket.accepted_ns);
     }
 
-    /// A client waits until the log up to `lsn` is safe at `level`, wherever it ends now.
+    /// A client waits until the log up to `lsn` is safe at `level`, wherever it ends now. Refused where no log reaches,
+    /// and while as many wait as may: they must not take the places of appends.
     pub fn wait(&mut self, id: TicketId, lsn: Lsn, level: Level) {
-        if let Some(reason) = self.refusal(id) {
+        let refusal = match self.refusal(id) {
+            None if lsn > MAX_LSN => Some("no log reaches that position"),
+            None if self.slab.waits() >= MAX_WAITS => Some("too many clients wait for a position"),
+            refusal => refusal,
+        };
+        if let Some(reason) = refusal {
             return self.end(id, TicketOutcome::Refused(reason.to_owned()));
         }
         let waiting = Waiting {
@@ -361,6 +369,16 @@ impl CommitGate {
     /// Tickets that wait.
     pub fn waiting(&self) -> usize {
         self.slab.len()
+    }
+
+    /// Acknowledgements that said less than was asked for: degraded, or at a remote level without a rule.
+    pub fn weaker_acks(&self) -> u64 {
+        self.weaker_acks
+    }
+
+    /// Whether somebody waits for a standby to apply what is flushed here.
+    pub fn awaits_applied(&self) -> bool {
+        self.eras.awaits_applied(self.own_flushed.lsn)
     }
 
     /// Whether acks say `local` because the rule is not met.

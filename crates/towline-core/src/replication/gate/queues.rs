@@ -48,11 +48,17 @@ pub(super) struct Slab {
     slots: Vec<(u32, Option<Waiting>)>,
     free: Vec<u32>,
     by_id: HashMap<TicketId, u32, BuildHasherDefault<IdHasher>>,
+    /// How many of them are a `wait`.
+    waits: usize,
 }
 
 impl Slab {
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    pub(super) fn waits(&self) -> usize {
+        self.waits
     }
 
     pub(super) fn contains(&self, id: TicketId) -> bool {
@@ -66,6 +72,7 @@ impl Slab {
             (self.slots.len() - 1) as u32
         });
         self.by_id.insert(waiting.id, slot);
+        self.waits += usize::from(waiting.is_wait);
         let (generation, place) = &mut self.slots[slot as usize];
         *place = Some(waiting);
         Entry { key, slot, generation: *generation }
@@ -114,6 +121,7 @@ impl Slab {
         *generation = generation.wrapping_add(1);
         self.free.push(slot);
         self.by_id.remove(&waiting.id);
+        self.waits -= usize::from(waiting.is_wait);
         Some(waiting)
     }
 }
@@ -150,6 +158,12 @@ impl KeyQueue {
             (_, Some(key)) if key <= limit => self.others.pop().map(|entry| entry.0),
             _ => None,
         }
+    }
+
+    /// The least key, of an entry that may be stale.
+    fn least(&self) -> Option<u64> {
+        let ordered = self.ordered.front().map(|entry| entry.key);
+        ordered.into_iter().chain(self.others.peek().map(|entry| entry.0.key)).min()
     }
 
     fn retain(&mut self, keep: impl Fn(&Entry) -> bool) {
@@ -222,6 +236,16 @@ impl GroupQueues {
             _ => self.plain[stage as usize].push(entry),
         }
         1
+    }
+
+    /// Whether a ticket that the primary has flushed may wait at the applied stage; a stale entry says yes until the
+    /// log has passed it.
+    pub(super) fn awaits_applied(&self, own_flushed: Lsn) -> bool {
+        let windows = &self.windows[Stage::Applied as usize];
+        self.plain[Stage::Applied as usize].least().is_some_and(|end| end <= own_flushed.0)
+            || windows.bytes.least().is_some()
+            || windows.records.least().is_some()
+            || windows.time_by_end.least().is_some()
     }
 
     /// Removes any entry of a ticket that the primary has flushed.

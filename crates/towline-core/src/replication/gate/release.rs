@@ -178,6 +178,8 @@ impl CommitGate {
         self.forget(&waiting);
         self.exposure.acknowledge(waiting.end, waiting.payload_bytes);
         let committed = self.committed(&waiting, group, due);
+        let is_unbounded = waiting.window == Some(Window::Infinite);
+        self.weaker_acks += u64::from(committed.level != waiting.level && !is_unbounded);
         self.end(waiting.id, TicketOutcome::Committed(committed));
         true
     }

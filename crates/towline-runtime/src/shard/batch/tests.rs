@@ -212,6 +212,28 @@ fn a_log_with_one_ticket_per_batch_never_waits() {
     }
 }
 
+/// The shard voids a reservation while its holder commits it: the ticket is queued by then, the bytes are gone.
+#[test]
+fn a_ticket_whose_record_was_voided_is_not_acknowledged_and_claims_nothing() {
+    let mut rig = Rig::leading(T);
+    let _unacknowledged = rig.handle.try_append(&[1; 100], Level::Off, None).unwrap();
+    let id = rig.shared.slots.take().unwrap();
+    let bytes = towline_core::format::record_bytes(100);
+    // A reservation that is dropped becomes a void record, as one that is voided.
+    let reserved = rig.shared.appender.reserve(bytes as usize).unwrap();
+    let lsn = Lsn(reserved.pos());
+    let end = lsn.plus(bytes);
+    drop(reserved);
+    let (level, payload_bytes) = (Level::Local, 100);
+    let queued = QueuedTicket { id, lsn, end, payload_bytes, level, window: None, accepted_ns: T };
+    rig.batches.push_ticket(queued);
+    let waiting = Waiting::pending(id, lsn, end, Arc::clone(&rig.shared));
+    rig.turn(T + US);
+    assert_eq!(rig.brain.node.status().gate.waiting, 0, "the node never hears of it");
+    rig.flush_ends(T + 2 * US);
+    assert!(waiting.wait().is_err(), "nothing of it is in the log");
+}
+
 const US: u64 = 1_000;
 /// When a flush ends.
 const T: u64 = 1_000_000_000;

@@ -317,7 +317,7 @@ impl Connection {
                 };
             }
             Frame::Wait { request, lsn, level } => {
-                match tickets.begin(Waiting { client: self.id, request }) {
+                match tickets.begin(Waiting { client: self.id, request, lsn: Lsn(0) }) {
                     Some(ticket) => {
                         self.unanswered += 1;
                         asked.push_back((self.id, Asked::Wait { ticket, lsn, level }));
@@ -375,7 +375,7 @@ impl Connection {
         let accepted_ns = now_ns();
         let id = match level {
             Level::Off => None,
-            _ => match tickets.begin(Waiting { client: self.id, request }) {
+            _ => match tickets.begin(Waiting { client: self.id, request, lsn: Lsn(0) }) {
                 Some(id) => Some(id),
                 None => return Err(AppendError::Full("as many tickets wait as may".to_owned())),
             },
@@ -405,6 +405,7 @@ impl Connection {
         match id {
             Some(id) => {
                 self.unanswered += 1;
+                tickets.placed(id, lsn);
                 batches.push_ticket(QueuedTicket { id, lsn, end, payload_bytes, level, window, accepted_ns });
             }
             None => {
@@ -517,6 +518,11 @@ impl Connection {
 
     pub(crate) fn is_gone(&self) -> bool {
         self.state == State::Dead && !self.receiving && self.out.is_quiet()
+    }
+
+    /// It has appends or waits that nobody hears the end of any more.
+    pub(crate) fn leaves_tickets(&self) -> bool {
+        self.unanswered > 0
     }
 
     pub(crate) fn has_send(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Tickets of socket clients: they live on the shard's thread, so that they need no atomics.
 
-use towline_core::types::TicketId;
 use towline_core::types::limits::MAX_TICKETS;
+use towline_core::types::{Lsn, TicketId};
 
 /// The tickets, by number.
 pub(crate) struct ClientTickets {
@@ -20,11 +20,35 @@ struct Slot {
 pub(crate) struct Waiting {
     pub(crate) client: u64,
     pub(crate) request: u64,
+    /// Where its record begins; 0 for a wait.
+    pub(crate) lsn: Lsn,
+}
+
+impl Slot {
+    fn id(&self, index: usize) -> TicketId {
+        TicketId(CLIENT | u64::from(self.generation & GENERATION_MASK) << 32 | index as u64)
+    }
 }
 
 impl ClientTickets {
     pub(crate) fn new() -> ClientTickets {
         ClientTickets { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// The record of a ticket has its place.
+    pub(crate) fn placed(&mut self, id: TicketId, lsn: Lsn) {
+        let waiting = self.slots.get_mut(id.0 as u32 as usize).and_then(|slot| slot.waiting.as_mut());
+        if let Some(waiting) = waiting {
+            waiting.lsn = lsn;
+        }
+    }
+
+    /// The tickets of a client, with the places of their records.
+    pub(crate) fn of(&self, client: u64) -> impl Iterator<Item = (TicketId, Lsn)> {
+        self.slots.iter().enumerate().filter_map(move |(index, slot)| {
+            let waiting = slot.waiting.filter(|waiting| waiting.client == client)?;
+            Some((slot.id(index), waiting.lsn))
+        })
     }
 
     /// A number for a ticket; `None` when as many wait as may.
@@ -39,7 +63,7 @@ impl ClientTickets {
         };
         let slot = &mut self.slots[index as usize];
         slot.waiting = Some(waiting);
-        Some(TicketId(CLIENT | u64::from(slot.generation & GENERATION_MASK) << 32 | u64::from(index)))
+        Some(slot.id(index as usize))
     }
 
     /// The ticket has ended: who waits for it.
@@ -70,7 +94,7 @@ mod tests {
     #[test]
     fn a_ticket_ends_once() {
         let mut tickets = ClientTickets::new();
-        let waiting = Waiting { client: 1, request: 7 };
+        let waiting = Waiting { client: 1, request: 7, lsn: Lsn(0) };
         let a = tickets.begin(waiting).unwrap();
         assert!(is_client(a));
         assert_eq!(tickets.end(a), Some(waiting));
@@ -79,5 +103,17 @@ mod tests {
         assert_ne!(a, b, "same slot, another life");
         assert_eq!(tickets.end(a), None);
         assert_eq!(tickets.end(b), Some(waiting));
+    }
+
+    #[test]
+    fn what_a_client_leaves_is_found_with_its_place() {
+        let mut tickets = ClientTickets::new();
+        let mut begin =
+            |client| tickets.begin(Waiting { client, request: 1, lsn: Lsn(0) }).expect("one is free");
+        let (wait, _other, append) = (begin(1), begin(2), begin(1));
+        tickets.placed(append, Lsn(8320));
+        assert_eq!(tickets.of(1).collect::<Vec<_>>(), [(wait, Lsn(0)), (append, Lsn(8320))]);
+        tickets.end(wait);
+        assert_eq!(tickets.of(1).collect::<Vec<_>>(), [(append, Lsn(8320))]);
     }
 }
