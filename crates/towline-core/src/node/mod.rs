@@ -21,6 +21,7 @@ mod meta_keeper;
 mod pause;
 mod promotion;
 mod receiving;
+mod reporting;
 mod restart;
 mod sending;
 mod settle;

@@ -351,7 +351,7 @@ fn a_standby_without_an_application_hears_at_once_what_is_flushed_while_somebody
 }
 
 #[test]
-fn a_standby_that_lost_durable_data_does_not_count() {
+fn a_standby_that_lost_durable_data_no_longer_counts() {
     let mut primary = leading(START.0);
     report(&mut primary, 0, START.0);
     primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });

@@ -96,7 +96,8 @@ pub(crate) fn known(bug: Bug) -> Place {
         | Bug::AcknowledgedForgotten
         | Bug::SwappedListUnnoticed
         | Bug::JoinsTooEarly
-        | Bug::GoesOnDeposed => Place::Test("towline-core/promotion_scripts", "every_script_holds"),
+        | Bug::GoesOnDeposed
+        | Bug::StaleElectorate => Place::Test("towline-core/promotion_scripts", "every_script_holds"),
         Bug::OffersOldLog => {
             standby("changed_leader::who_stepped_down_offers_its_log_to_nobody_whose_dial_was_under_way")
         }
