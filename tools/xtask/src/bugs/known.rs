@@ -95,7 +95,6 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::CutsAcknowledged
         | Bug::AcknowledgedForgotten
         | Bug::SwappedListUnnoticed
-        | Bug::StaleElectorate
         | Bug::JoinsTooEarly
         | Bug::GoesOnDeposed
         | Bug::StaleElectorate => Place::Test("towline-core/promotion_scripts", "every_script_holds"),
