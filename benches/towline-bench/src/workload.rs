@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(canonical.experiments[2].link_rtts_us, [0, 5000]);
         // Three minutes less floors, starts and stops.
         assert!(canonical.measured_s() < 120.0, "{} s", canonical.measured_s());
-        // Under twelve minutes, with room for a slower disk.
+        // A quarter of an hour less floors, starts and stops.
         let full = Workload::bundled("full", &Overrides::default()).unwrap();
         assert!(full.estimated_s() < 700.0, "{} s", full.estimated_s());
         // As the canonical and the acceptance run were seen to take on two cores.

@@ -21,6 +21,7 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(
     name = "towline-compare",
+    bin_name = "towline bench compare",
     version,
     about = "Measures other systems beside Towline, durability for durability",
     max_term_width = 110,

@@ -202,9 +202,9 @@ pub struct ApplyError(pub String);
 /// Why the log could not be read from where it was asked for.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TailError {
-    /// The log starts later: what was asked for has been trimmed.
+    /// The log starts later: what was asked for has been trimmed, or never held a record.
     #[error(
-        "the log starts at {log_start}: what lies before has been trimmed; start there, or from a snapshot"
+        "the log starts at {log_start}, nothing lies before: begin there (0 does), or from a snapshot if it was trimmed"
     )]
     Trimmed {
         /// Where it starts.

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use towline_core::node::RoleStatus;
+
 use crate::exposure::EXPOSURE_BOUNDS_BYTES;
 use crate::listen::ACCEPT_PAUSE;
 use crate::status::{ShardStatus, Status};
@@ -267,6 +269,16 @@ fn answer(mut socket: TcpStream, status: &impl Fn() -> Status) -> std::io::Resul
     Ok(())
 }
 
+/// A role in words.
+fn role(role: &RoleStatus) -> String {
+    match role {
+        RoleStatus::Standby => "standby".to_owned(),
+        RoleStatus::Restarting => "primary, waiting until it may lead".to_owned(),
+        RoleStatus::Primary(term) => format!("primary in term {term}"),
+        RoleStatus::Ended(why) => format!("ended: {why}"),
+    }
+}
+
 fn page(status: &Status) -> String {
     let mut page = format!(
         "<!doctype html><meta charset=utf-8><title>{name}</title><style>body{{font:15px sans-serif;margin:2em}}\
@@ -278,15 +290,19 @@ fn page(status: &Status) -> String {
         let marks = &shard.node.watermarks;
         let _ = write!(
             page,
-            "<h2>Shard {}: {}</h2><p>log {} · start {} · end {} · flushed {} · safe {} · applied {}</p>",
+            "<h2>Shard {}: {}</h2><p>log {} · start {} · end {} · flushed {} · safe {}{}</p>",
             shard.shard,
-            html(&format!("{:?}", shard.node.role)),
+            html(&role(&shard.node.role)),
             shard.log,
             marks.log_start,
             marks.end.lsn,
             marks.flushed.lsn,
             marks.safe,
-            marks.applied
+            match shard.node.role {
+                RoleStatus::Standby => format!(" · applied {}", marks.applied),
+                // What it orders is applied where it was made.
+                _ => String::new(),
+            }
         );
         if !shard.node.standbys.is_empty() {
             page.push_str(

@@ -187,6 +187,12 @@ impl NodeOptions {
             if self.standbys[..at].iter().any(|other| other.name == standby.name) {
                 return refuse(format!("standbys: '{}' is named twice", standby.name));
             }
+            if let Some(other) = self.standbys[..at].iter().find(|other| other.address == standby.address) {
+                return refuse(format!(
+                    "standbys: '{}' and '{}' are one address, {}: a node counts once",
+                    other.name, standby.name, standby.address
+                ));
+            }
             if !standby
                 .address
                 .rsplit_once(':')

@@ -12,7 +12,8 @@ use towline::{Level, Log, Lsn};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// A map in memory, rebuilt from the log at each start.
+/// A map in memory, rebuilt from the log at each start. The log holds everything that ever changed: at its retention
+/// (64 MiB here) it is full, and says so. A program that runs for longer writes its state aside now and then, and trims.
 struct Store {
     log: Log,
     map: BTreeMap<String, String>,
@@ -34,32 +35,35 @@ impl Store {
         Ok(Store { log, map })
     }
 
-    /// First the log, then the map: a crash in between redoes the change at the next start.
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        let record = format!("set\0{name}\0{value}");
-        self.log.append(record.as_bytes(), Level::Local, None)?.wait()?;
-        apply(&mut self.map, record.as_bytes());
-        Ok(())
+        self.change(vec![format!("set\0{name}\0{value}")])
     }
 
     fn delete(&mut self, name: &str) -> Result<()> {
-        let record = format!("del\0{name}");
-        self.log.append(record.as_bytes(), Level::Local, None)?.wait()?;
-        apply(&mut self.map, record.as_bytes());
-        Ok(())
+        self.change(vec![format!("del\0{name}")])
     }
 
-    /// Many changes, one wait: the last acknowledgement covers everything before it.
+    /// Many changes, one wait.
     fn set_all<'a>(&mut self, pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Result<()> {
+        self.change(pairs.map(|(name, value)| format!("set\0{name}\0{value}")).collect())
+    }
+
+    /// First the log, then the map: a crash in between redoes the change at the next start. An error may come behind
+    /// records that are in the log; the map then lacks them until it is opened again.
+    fn change(&mut self, records: Vec<String>) -> Result<()> {
         let mut last = None;
-        for (name, value) in pairs {
-            let record = format!("set\0{name}\0{value}");
-            last = Some(self.log.append(record.as_bytes(), Level::Local, None)?);
-            apply(&mut self.map, record.as_bytes());
+        for record in &records {
+            last = Some(self.log.append_within(record.as_bytes(), Level::Local, None, PATIENCE)?);
         }
-        last.map_or(Ok(()), |ticket| Ok(ticket.wait().map(|_| ())?))
+        // An acknowledgement covers everything before it.
+        last.map_or(Ok(()), |ticket| ticket.wait().map(|_| ()))?;
+        records.iter().for_each(|record| apply(&mut self.map, record.as_bytes()));
+        Ok(())
     }
 }
+
+/// How long a full log is waited for: nobody trims this one, so that waiting longer would be for nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a record does to the map; the same at run time and at a start.
 fn apply(map: &mut BTreeMap<String, String>, record: &[u8]) {

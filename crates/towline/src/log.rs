@@ -138,7 +138,9 @@ impl NodeBuilder<Primary> {
         self
     }
 
-    /// How far the log may reach past the last trim before appends wait. Default: 1 GiB.
+    /// How far the log may reach past the last trim before it is full: then appends wait for a [`trim`](Shard::trim),
+    /// and [`try_append`](Shard::try_append) and [`append_within`](Shard::append_within) answer
+    /// [`AppendError::Full`](crate::AppendError::Full). Default: 1 GiB.
     pub fn retention_bytes(mut self, bytes: u64) -> Self {
         self.options.retention_bytes = bytes;
         self.options.hold_bytes = self.options.hold_bytes.min(bytes);

@@ -12,7 +12,7 @@ pub struct Record {
     pub lsn: Lsn,
     /// One past its last byte, the padding to the next record included.
     pub end: Lsn,
-    /// What was appended; a view into the memory it was read from, without a copy.
+    /// What was appended. The payloads of a batch share one copy of it, which lives as long as one of them.
     pub payload: Bytes,
 }
 

@@ -242,11 +242,13 @@ impl Shard {
         self.handle.snapshot()
     }
 
-    /// Follows the log from `from` on: the records that are flushed here and safe by the sync rule, as they become
-    /// so. `Lsn(0)` starts at the log's start; else give the start of a batch or the `end` of a record that was read.
+    /// Follows the log: the records that begin at or after `from`, as they are flushed here and safe by the sync rule.
+    /// `Lsn(0)` starts at the log's start; to go on where a tail has ended, give the `end` of its last record or its
+    /// [`next_batch`](Tail::next_batch). A place that is not yet readable is waited for; the tail fails there when it
+    /// turns out that no batch begins at it.
     ///
     /// # Errors
-    /// [`TailError`]: the place is trimmed, or nothing begins there.
+    /// [`TailError::Trimmed`]: the log begins later. Others when what is there cannot be read.
     pub fn tail(&self, from: Lsn) -> Result<Tail, TailError> {
         Ok(Tail::new(self.handle.tail(from, true)?))
     }

@@ -12,8 +12,8 @@ use towline_runtime::TailError;
 use crate::record::{Record, Records};
 
 /// The records of a log, one after the other, without an end: an iterator that blocks and a
-/// [`Stream`](futures_core::Stream) that does not. Each batch is copied once, out of the arena or the segment
-/// file; the payloads of a batch share that copy, which lives as long as one of them, and hold no segment back.
+/// [`Stream`](futures_core::Stream) that does not. Each batch is copied out of the arena once, out of a
+/// segment file twice (a window of it lies between); the payloads of a batch share that copy, which lives as long as one of them, and hold no segment back.
 pub struct Tail {
     batches: towline_runtime::Tail,
     records: Option<Records>,

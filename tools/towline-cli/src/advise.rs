@@ -89,6 +89,7 @@ pub(crate) fn advise(args: AdviseArgs) -> Outcome {
 }
 
 fn from_run(run: &Path, goal: Goal, here: &Environment, anyway: bool) -> Result<Advice, Failure> {
+    Failure::unless_there(run)?;
     let report = Report::load(run).map_err(failed)?;
     let machine_differs = hardware_differences(&report.environment, here);
     if !machine_differs.is_empty() && !anyway {

@@ -22,7 +22,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 #[command(after_help = "\
 Examples:
   towline bench                                  the canonical run: floors, ladder, replay of real WAL, window sweep
-  towline bench full                             every experiment but memory once: under twelve minutes
+  towline bench full                             every experiment but memory once: a quarter of an hour
   towline bench timeline                         every record timed at every watermark
   towline bench ladder --level local,on --clients 1,32 --repetitions 10
   towline bench window --link-rtt 5ms            the window sweep over a link of 5 ms

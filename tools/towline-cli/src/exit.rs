@@ -1,6 +1,7 @@
 //! How the program ends: a code that a script can act on, and a message that says what, where and what to do.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use towline::client::ClientError;
@@ -11,14 +12,17 @@ use towline_core::format::RefusalCode;
 pub(crate) enum Code {
     /// Something failed; nothing in doubt.
     Failed = 1,
-    /// The command line or the configuration is wrong.
+    /// The command line or the configuration is wrong: also a named path that does not exist, a shard that the node does
+    /// not have, sizes that are not the log's.
     Usage = 2,
     /// The log is damaged, or a directory is not what it should be.
     Corrupt = 3,
     /// A node cannot be reached or cannot serve, or an append may have been written or not.
     Unavailable = 4,
-    /// Ctrl-C in a measurement, as a shell counts it.
+    /// Ctrl-C, as a shell counts it.
     Interrupted = 130,
+    /// SIGTERM, likewise.
+    Terminated = 143,
 }
 
 /// An error with its exit code.
@@ -38,6 +42,15 @@ impl Failure {
 
     pub(crate) fn usage(text: impl Into<String>) -> Failure {
         Failure::new(Code::Usage, anyhow::Error::msg(text.into()))
+    }
+
+    /// A path that was named has to be there: one that is not is wrong usage, whatever was to be done with it.
+    pub(crate) fn unless_there(path: &Path) -> Outcome {
+        match path.try_exists() {
+            Ok(false) => Err(Failure::usage(format!("{}: does not exist", path.display()))),
+            // What cannot be looked at says so itself when it is opened.
+            _ => Ok(()),
+        }
     }
 
     /// The error and its causes; one that has been said with the error above it is not said again.
@@ -92,7 +105,14 @@ impl From<ClientError> for Failure {
             ClientError::Refused { address, code: RefusalCode::Resync, message } => {
                 return Failure::new(Code::Failed, anyhow::anyhow!("{address}: {message}"));
             }
+            // Nothing that time heals.
+            ClientError::Refused { code: RefusalCode::NoShard, .. } => Code::Usage,
+            ClientError::Refused {
+                code: RefusalCode::Version | RefusalCode::OtherLog | RefusalCode::OtherGeometry,
+                ..
+            } => Code::Failed,
             ClientError::Connect { .. }
+            | ClientError::Silent { .. }
             | ClientError::Refused { .. }
             | ClientError::Lost { .. }
             | ClientError::Indeterminate(_)

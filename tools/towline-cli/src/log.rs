@@ -36,14 +36,38 @@ pub(crate) struct LogArgs {
 #[derive(Subcommand)]
 enum LogCommand {
     /// Identity, terms, segments, and what the log holds
+    #[command(after_help = INSPECT_HELP)]
     Inspect(DirArgs),
     /// Check every byte that was durable; exit code 3 when some are damaged
+    #[command(after_help = VERIFY_HELP)]
     Verify(DirArgs),
     /// Print the records
+    #[command(after_help = DUMP_HELP)]
     Dump(DumpArgs),
     /// Replace damaged durable bytes by those of another node; nothing else is changed
     Repair(RepairArgs),
 }
+
+const INSPECT_HELP: &str = "\
+Example:
+  towline log inspect data/p
+
+'start' and 'end' are where the first batch begins and the last ends, 'there stands' what was found behind it: zeros and \
+older content are a clean end. 'may have been in flight' is what a crash may have torn. Exit codes as those of verify.";
+const VERIFY_HELP: &str = "\
+Example:
+  towline log verify data/p && towline primary --dir data/p
+
+Exit code 0: sound, or with a torn tail that the next start cuts; 1: it cannot be read, or is in use; 2: no such path; \
+3: durable bytes are damaged, and it says which.";
+const DUMP_HELP: &str = "\
+Examples:
+  towline log dump data/p --format json | head
+  towline log dump data/p --batches
+
+--batches prints: START to END KIND term TERM records N payload BYTES, which are this batch's; before RECORDS BYTES, which \
+the log held before it; durable LSN, up to where it was flushed when the batch was built. Kinds: Data, Seal (marks the end \
+when the log rests), Roll (the segment's last). Exit codes as those of verify; 1 also when --from lies behind the end.";
 
 #[derive(Args)]
 struct DirArgs {
@@ -58,7 +82,7 @@ struct DirArgs {
 struct DumpArgs {
     #[command(flatten)]
     at: DirArgs,
-    /// Records from here on
+    /// The records that begin there or later
     #[arg(long, value_name = "LSN", value_parser = parse_lsn, default_value = "0/00000000")]
     from: Lsn,
     /// How records are printed
@@ -93,6 +117,7 @@ pub(crate) fn log(args: LogArgs) -> Outcome {
 
 /// Runs on the shard that `dir` is, or on every shard in it; the first failure of the worst kind is the outcome.
 fn each_shard(dir: &Path, run: impl Fn(&Path) -> Outcome) -> Outcome {
+    Failure::unless_there(dir)?;
     let shards = shard_dirs(dir)?;
     let mut worst: Option<Failure> = None;
     for shard in shards {
@@ -100,8 +125,10 @@ fn each_shard(dir: &Path, run: impl Fn(&Path) -> Outcome) -> Outcome {
             Ok(()) => {}
             // Damage in one shard says nothing about the next: look at all of them.
             Err(failure) if failure.code == Code::Corrupt => {
-                out::note(&format!("towline: {}", failure.message()));
-                worst = Some(failure);
+                // The last is told at the end.
+                if let Some(earlier) = worst.replace(failure) {
+                    out::note(&format!("towline: {}", earlier.message()));
+                }
             }
             Err(failure) => return Err(failure),
         }
@@ -141,6 +168,10 @@ fn open(dir: &Path, force: bool) -> Result<LogReader, Failure> {
                 "{error}, or read it as it is with --force: its end may then lie anywhere in the tail"
             );
             Failure::new(Code::Failed, anyhow::Error::msg(text))
+        }
+        // Nothing is written here.
+        OpenError::ReadOnly { path, source } => {
+            Failure::new(Code::Failed, anyhow::anyhow!("{}: cannot be read ({source})", path.display()))
         }
         _ => open_failure(error),
     })
@@ -191,6 +222,7 @@ fn inspect(dir: &Path, force: bool) -> Outcome {
 
 #[derive(Default)]
 struct Counts {
+    start: Option<Lsn>,
     data: u64,
     seals: u64,
     rolls: u64,
@@ -206,6 +238,7 @@ struct Counts {
 impl Counts {
     fn add(&mut self, batch: &BatchView<'_>) {
         let header: &BatchHeader = &batch.header;
+        self.start.get_or_insert(header.start);
         match header.kind {
             BatchKind::Data => self.data += 1,
             BatchKind::Seal => self.seals += 1,
@@ -247,11 +280,12 @@ fn describe_head(to: &mut impl Write, dir: &Path, reader: &LogReader) -> std::io
         writeln!(to, "  standby '{}' ({}) had flushed {}", standby.name, standby.node, standby.flushed)?;
     }
     let sequences: Vec<String> = reader.segments().states.keys().map(u64::to_string).collect();
-    writeln!(to, "  segments in place: {}", sequences.join(" "))?;
-    writeln!(to, "  start {}", meta.log_start)
+    writeln!(to, "  segments in place: {}", sequences.join(" "))
 }
 
 fn describe_counts(to: &mut impl Write, counts: &Counts, end: Lsn, standing: &str) -> std::io::Result<()> {
+    // Behind the header of its first segment, as a running node says it.
+    writeln!(to, "  start {}", counts.start.unwrap_or(end))?;
     let sealed = if counts.sealed { "sealed, " } else { "" };
     writeln!(to, "  end   {end}: {sealed}there stands: {standing}")?;
     writeln!(
@@ -333,7 +367,7 @@ fn repair(dir: &Path, from: &[String]) -> Outcome {
 fn dump(dir: &Path, args: &DumpArgs) -> Outcome {
     let reader = open(dir, args.at.force)?;
     let mut to = out::stdout();
-    walk(dir, &reader, |batch| {
+    let (end, _) = walk(dir, &reader, |batch| {
         let header = &batch.header;
         if header.end <= args.from {
             return Ok(());
@@ -363,5 +397,9 @@ fn dump(dir: &Path, args: &DumpArgs) -> Outcome {
         Ok(())
     })?;
     to.flush()?;
+    if args.from > end {
+        let text = format!("{}: nothing begins at {}: the log ends at {end}", dir.display(), args.from);
+        return Err(Failure::new(Code::Failed, anyhow::Error::msg(text)));
+    }
     Ok(())
 }

@@ -51,12 +51,14 @@ A first log, in three terminals:
 
 When that primary is gone (or, planned and without a loss: towline switchover):
   towline promote 127.0.0.1:7411 --standbys p=127.0.0.1:7401 --sync-rule 'ANY 1 (p)'
+and once its machine is back (until then appends at remote levels wait):
+  towline standby --dir data/p --name p
 
 Commit levels, weakest first: off (has its place), local (flushed here), remote_write (also in \
 a standby's memory), on (also flushed there), remote_apply (also visible there).
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 damaged log (survive: a loss that is \
-due was not seen), 4 unavailable or outcome not known, 130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration (also a path that does not exist), 3 damaged log (survive: a loss that is \
+due was not seen), 4 unavailable or outcome not known, 130 interrupted (143 by SIGTERM).";
 
 #[derive(Subcommand)]
 enum Command {

@@ -11,10 +11,12 @@ use anyhow::Context;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use towline_runtime::storage::Layout;
 use towline_uring::floor::{
-    Limits, Peer, Place, Samples, durable_write, durable_writes_per_s, pair_commit, round_trip,
-    sequential_write, stream,
+    Limits, Peer, Place, SCRATCH_PREFIX, Samples, durable_write, durable_writes_per_s, pair_commit,
+    round_trip, sequential_write, stream,
 };
 use towline_uring::primitive::{Primitive, Race, race};
 use towline_uring::{FileMode, rename_durable};
@@ -27,7 +29,7 @@ use crate::out;
 #[command(after_help = "\
 Examples:
   towline probe --dir data/p      a log's directory: the result is remembered there
-  towline probe --dir /mnt/nvme   any directory: measured, nothing is left behind
+  towline probe --dir /mnt/nvme   any directory: measured, nothing is left behind (nor by Ctrl-C)
 
 Races the ways to make a write durable, finds how many flushes are worth keeping in flight, and measures the floors: \
 what the bare machine does, without any of Towline's logic. Takes a few seconds.
@@ -54,6 +56,7 @@ pub(crate) fn probe(args: ProbeArgs) -> Outcome {
     if !args.dir.is_dir() {
         return Err(Failure::usage(format!("--dir {}: is not a directory that exists", args.dir.display())));
     }
+    let _leftovers = Leftovers::watch(&args.dir)?;
     let mode = if args.buffered { FileMode::Buffered } else { FileMode::Direct };
     let place = Place::new(&args.dir, mode);
     let failed = |what: &'static str| {
@@ -102,6 +105,53 @@ pub(crate) fn probe(args: ProbeArgs) -> Outcome {
     ]);
     out::line(&table.to_string())?;
     remember(&args.dir, &raced)
+}
+
+/// The files that floors are measured in are removed when they have been: here those of a measurement that was ended,
+/// by a signal now, or by force at another time.
+struct Leftovers {
+    dir: PathBuf,
+}
+
+impl Leftovers {
+    fn watch(dir: &Path) -> Result<Leftovers, Failure> {
+        let leftovers = Leftovers { dir: dir.to_owned() };
+        leftovers.remove();
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let watched = Leftovers { dir: dir.to_owned() };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let Some(signal) = signals.forever().next() else { return };
+            out::note("towline: interrupted; nothing is remembered");
+            watched.remove_with(std::process::id());
+            std::process::exit(128 + signal);
+        })?;
+        Ok(leftovers)
+    }
+
+    fn remove(&self) {
+        self.remove_with(0);
+    }
+
+    /// Removes the files of processes that are gone, and of this one.
+    fn remove_with(&self, own: u32) {
+        let Ok(entries) = std::fs::read_dir(&self.dir) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let pid = name.strip_prefix(SCRATCH_PREFIX).and_then(|rest| rest.split('-').next());
+            let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok()) else { continue };
+            if pid == own || !Path::new(&format!("/proc/{pid}")).exists() {
+                // Nobody's any more; one that cannot be removed was not promised to be.
+                let _ = std::fs::remove_file(&path);
+            }
+        }
+    }
+}
+
+impl Drop for Leftovers {
+    /// The second process of the measurement may have been ended.
+    fn drop(&mut self) {
+        self.remove();
+    }
 }
 
 /// Puts the result where nodes look for it, when the directory is a log's.

@@ -10,7 +10,7 @@ use towline::Lsn;
 use towline::client::{Client, ClientOptions, PromoteOptions, Promotion};
 use towline_core::node::RoleStatus;
 
-use crate::client::{new_table, shard_status};
+use crate::client::{new_table, shard_status, unmet};
 use crate::exit::{Code, Failure, Outcome};
 use crate::node::parse_standby;
 use crate::out;
@@ -27,6 +27,9 @@ It leads when n - k + 1 of the n standbys, itself included, have adopted the new
 was acknowledged at a remote level is then in its log, and the former primary can acknowledge nothing more there. It is \
 refused, with what to do instead, when one of them has a longer log or too few answer. Name the former primary too: when \
 it comes back it follows, and what nobody else has is cut from it, with a copy kept in its directory.
+
+While the rule is not met, appends at remote levels wait, and this says so. A rule that names the former primary alone, as \
+--sync-rule 'ANY 1 (p)' does, is met once it is back as a standby.
 
 A restarted node takes the role that its command line gives it: start a promoted one as 'towline primary' from then on.")]
 pub(crate) struct PromoteArgs {
@@ -90,7 +93,8 @@ pub(crate) fn promote(args: PromoteArgs) -> Outcome {
     let options = args.set.options(args.force)?;
     let mut done = Vec::new();
     let mut failed = None;
-    for (shard, client) in connect_all(&args.address)?.iter_mut().enumerate() {
+    let mut clients = connect_all(&args.address)?;
+    for (shard, client) in clients.iter_mut().enumerate() {
         match client.promote(&options) {
             Ok(promotion) => done.push((shard, promotion)),
             Err(error) => {
@@ -100,6 +104,14 @@ pub(crate) fn promote(args: PromoteArgs) -> Outcome {
         }
     }
     print_promotions(&done)?;
+    for (shard, _) in &done {
+        if let Some(unmet) = clients.get_mut(*shard).and_then(lasting_unmet) {
+            out::line(&format!(
+                "note (shard {shard}): {unmet}: appends at remote levels (on is the default) wait until it is; \
+                 off and local go on"
+            ))?;
+        }
+    }
     match failed {
         None => Ok(()),
         Some((shard, error)) => {
@@ -192,6 +204,19 @@ fn take_back(failure: Failure, args: &SwitchoverArgs, from: &mut [Client], done:
     Failure::new(code, anyhow!("not switched over: {error}; {state}"))
 }
 
+/// What the sync rule of a new leader lacks, once its standbys have had a moment to come.
+fn lasting_unmet(client: &mut Client) -> Option<String> {
+    let deadline = Instant::now() + MEET_LIMIT;
+    loop {
+        // Only a note hangs on it: a leader that cannot be asked has said what it had to.
+        let unmet = unmet(&shard_status(client).ok()?.node)?;
+        if Instant::now() >= deadline {
+            return Some(unmet);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
 /// A connection to every shard of a node.
 fn connect_all(address: &str) -> Result<Vec<Client>, Failure> {
     let connect = |shard| {
@@ -243,6 +268,8 @@ fn print_promotions(done: &[(usize, Promotion)]) -> Outcome {
     Ok(())
 }
 
+/// How long the standbys of a new leader are given to come before its rule is called unmet.
+const MEET_LIMIT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 const LEAST_LEFT: Duration = Duration::from_millis(500);
 const PAUSE_MARGIN: Duration = Duration::from_secs(5);

@@ -43,6 +43,9 @@ pub(crate) struct ReportArgs {
 }
 
 pub(crate) fn report(args: ReportArgs) -> Outcome {
+    for path in [Some(&args.run), args.against.as_ref(), args.loss.as_ref()].into_iter().flatten() {
+        Failure::unless_there(path)?;
+    }
     if args.run.join(SURVIVE_FILE).is_file() && args.against.is_none() && args.loss.is_none() {
         return survival(&args.run);
     }

@@ -31,10 +31,13 @@ pub(crate) struct SimArgs {
 #[derive(Subcommand)]
 enum SimCommand {
     /// Replay the world of one seed and print its trace
+    #[command(after_help = RUN_HELP)]
     Run(RunArgs),
     /// Run worlds on all cores and print the line that replays each failure
+    #[command(after_help = SWARM_HELP)]
     Swarm(SwarmArgs),
     /// Run the world of a kept trace again and say where it departs from it
+    #[command(after_help = REPLAY_HELP)]
     Replay {
         /// What `sim run --trace` wrote
         trace: PathBuf,
@@ -100,6 +103,10 @@ fn run_one(args: &RunArgs) -> Outcome {
 }
 
 fn search(args: &SwarmArgs) -> Outcome {
+    // The seed past the last one has no number.
+    if args.seeds.is_some_and(|seeds| args.from.checked_add(seeds.saturating_sub(1)).is_none()) {
+        return Err(Failure::usage("--from and --seeds reach past the last seed, 18446744073709551615"));
+    }
     let time = args.minutes.or(args.seeds.is_none().then_some(Duration::from_secs(60)));
     let which = Swarm { from: args.from, seeds: args.seeds, time };
     let report = swarm(which, |world| match &world.failure {
@@ -150,6 +157,7 @@ fn write_trace(path: &Path, world: &Run) -> std::io::Result<()> {
 }
 
 fn replay(path: &Path) -> Outcome {
+    Failure::unless_there(path)?;
     let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     let no_trace = || Failure::usage(format!("{} is no trace of `towline sim run`", path.display()));
     let mut lines = text.lines();
@@ -171,6 +179,14 @@ fn replay(path: &Path) -> Outcome {
     let differs = (0..kept.len().max(again.len())).find(|at| kept.get(*at) != again.get(*at));
     match differs {
         None => Ok(out::line(&format!("world {seed} is the same, line for line ({} lines)", kept.len()))?),
+        Some(at) if at == kept.len() => Err(Failure::new(
+            Code::Failed,
+            anyhow!(
+                "{} is cut off after {at} of {} lines; so far world {seed} is the same",
+                path.display(),
+                again.len()
+            ),
+        )),
         Some(at) => Err(Failure::new(
             Code::Failed,
             anyhow!(
@@ -200,5 +216,24 @@ fn parse_minutes(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(minutes * 60.0))
 }
 
+const RUN_HELP: &str = "\
+Example:
+  towline sim run --seed 250 --trace world.txt
+
+A line of the trace is an event at its simulated time. The last line counts appends, faults, crashes and acks, and hashes \
+the trace: the same seed has the same hash. Exit code 0 when every promise held, 1 when one was broken.";
+const SWARM_HELP: &str = "\
+Examples:
+  towline sim swarm --minutes 8
+  towline sim swarm --from 1000 --seeds 500
+
+Prints each broken promise with the command that replays it, then counts: appends, faults by kind, acks by level, and the \
+rare paths that no world reached. Exit code 0 when every promise held, 1 when one was broken.";
+const REPLAY_HELP: &str = "\
+Example:
+  towline sim replay world.txt
+
+Exit code 0 when every line is the same; 1 at the first that is not (both are printed) or when the file is cut off; 2 when \
+the file is no trace, or one of another version.";
 /// How the file of a trace begins.
 const HEADER: &str = "# towline sim trace";

@@ -400,7 +400,9 @@ impl Node {
             .is_some_and(|source| source.session == session && source.kind == SourceKind::Stream)
         {
             self.following.end_source();
-            self.say(Event::Waiting { why: "the upstream is gone".to_owned() });
+            self.say(Event::Note {
+                text: "its primary is gone: following whichever connects next".to_owned(),
+            });
         }
     }
 

@@ -200,7 +200,7 @@ impl Node {
     }
 
     fn refuse_source(&mut self, session: SessionId, message: String) {
-        self.say(Event::Waiting { why: message.clone() });
+        self.say(Event::Note { text: format!("a primary's log was not taken: {message}") });
         self.refuse(session, RefusalCode::Resync, message);
     }
 

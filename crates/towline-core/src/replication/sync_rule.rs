@@ -263,11 +263,11 @@ impl Scanner<'_> {
     fn rule(&mut self) -> Result<SyncRule, RuleError> {
         let method = match self.peek()? {
             // A standby may be called `first`: it is a keyword only before a number.
-            Some((_, Word::Plain(word))) if self.number_follows()? => {
+            Some((at, Word::Plain(word))) if self.number_follows()? => {
                 match word.to_ascii_lowercase().as_str() {
                     "first" => Some(Method::First),
                     "any" => Some(Method::Any),
-                    _ => None,
+                    _ => return Err(unexpected(at, &Word::Plain(word), "FIRST or ANY before a number")),
                 }
             }
             _ => None,
@@ -433,6 +433,7 @@ mod tests {
     fn errors_say_what_and_where() {
         for (text, says) in [
             ("ANY", "FIRST 1 (\"ANY\")"),
+            ("SOME 1 (a)", "sync rule, byte 0: found 'SOME', expected FIRST or ANY before a number"),
             ("ANY 2", "sync rule, byte 5: found the end, expected '('"),
             ("ANY 0 (a)", "a sync rule needs at least 1 standby; for no rule, give an empty text"),
             (

@@ -163,7 +163,7 @@ impl OpenError {
     pub fn exit_code(&self) -> u8 {
         match self {
             OpenError::Corrupt { .. } | OpenError::DamagedFile { .. } => 3,
-            OpenError::BadOptions { .. } => 2,
+            OpenError::BadOptions { .. } | OpenError::OtherGeometry { .. } => 2,
             _ => 1,
         }
     }

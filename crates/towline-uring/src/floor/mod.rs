@@ -173,6 +173,9 @@ impl Meter {
     }
 }
 
+/// How the name of a [`ScratchFile`] begins; behind it stands the process id.
+pub const SCRATCH_PREFIX: &str = ".towline-floor-";
+
 /// A zero-filled file, removed at the end.
 #[derive(Debug)]
 pub struct ScratchFile {
@@ -189,7 +192,7 @@ impl ScratchFile {
     pub fn new(place: &Place, len: u64) -> Result<Self, FloorError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = place.dir.join(format!(".towline-floor-{}-{number}", std::process::id()));
+        let path = place.dir.join(format!("{SCRATCH_PREFIX}{}-{number}", std::process::id()));
         let file = DataFile::create(&path, place.mode)?;
         // From here on the drop removes it, also when the disk is full.
         let this = Self { file, path, blocks: len / BLOCK };

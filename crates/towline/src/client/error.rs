@@ -17,6 +17,14 @@ pub enum ClientError {
         /// Why.
         source: std::io::Error,
     },
+    /// The node took the connection or the request, and has not answered in time.
+    #[error("{address} has not answered within {limit:?}: it is stopped or overloaded, or no towline node")]
+    Silent {
+        /// Where.
+        address: SocketAddr,
+        /// How long it was given.
+        limit: std::time::Duration,
+    },
     /// The node refused the connection.
     #[error("{address} refused the connection ({code:?}): {message}")]
     Refused {
@@ -36,7 +44,7 @@ pub enum ClientError {
         what: String,
     },
     /// The connection ended. What was outstanding may be in the log or not.
-    #[error("connection to {address} lost: {why}; what was not answered may be in the log or not")]
+    #[error("connection to {address} lost: {why}; an append that was not answered may be in the log or not")]
     Lost {
         /// Where.
         address: SocketAddr,

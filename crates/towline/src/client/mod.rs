@@ -24,6 +24,7 @@ mod request;
 mod tail;
 
 use std::collections::VecDeque;
+use std::io::Error;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -51,7 +52,7 @@ pub struct ClientOptions {
     pub max_outstanding: usize,
     /// How long a waiting client polls (yielding the processor between polls) before it sleeps.
     pub spin: Duration,
-    /// How long connecting, the hello and its answer may take together.
+    /// How long connecting, the hello and its answer may take together; and the answer to a status request.
     pub connect_timeout: Duration,
     /// The name this client gives in its hello.
     pub name: String,
@@ -94,6 +95,9 @@ pub struct Client {
     awaited: u64,
     /// The answer to a request other than an append.
     answer: Option<Answer>,
+    /// Status requests that are not answered yet; only the last one's answer is waited for.
+    statuses: u32,
+    awaits_status: bool,
     /// Set when the connection has ended; every request then outstanding is indeterminate.
     lost: Option<String>,
 }
@@ -125,8 +129,8 @@ impl Client {
     /// Connects to shard `shard` of the node at `address` with default options.
     ///
     /// # Errors
-    /// [`ClientError::Connect`], [`ClientError::Refused`] (another version, no such shard, too many connections) or
-    /// [`ClientError::Protocol`].
+    /// [`ClientError::Connect`], [`ClientError::Silent`], [`ClientError::Refused`] (another version, no such shard, too
+    /// many connections) or [`ClientError::Protocol`].
     pub fn connect(address: impl ToSocketAddrs + std::fmt::Debug, shard: u16) -> Result<Client, ClientError> {
         Client::connect_with(address, shard, ClientOptions::default())
     }
@@ -143,7 +147,15 @@ impl Client {
         let deadline = deadline(options.connect_timeout);
         let mut connection = Connection::open(&address, deadline)?;
         connection.push(&Frame::Hello(client_hello(shard, &options.name)))?;
-        let (log, node, shards) = match connection.next_before(deadline, options.spin)? {
+        let answer = connection.next_before(deadline, options.spin).map_err(|error| match error {
+            // Nothing was asked for yet: there is nothing to be in doubt about.
+            ClientError::Lost { address, why } => {
+                let source = Error::other(format!("closed before the node answered ({why})"));
+                ClientError::Connect { address: address.to_string(), source }
+            }
+            other => other,
+        })?;
+        let (log, node, shards) = match answer {
             Some(Received { frame: Frame::WelcomeClient { log, node, shards, .. }, .. }) => {
                 (log, node, shards)
             }
@@ -153,7 +165,10 @@ impl Client {
             Some(Received { frame, .. }) => {
                 return Err(connection.protocol_error(format!("{} instead of a welcome", frame_name(&frame))));
             }
-            None => return Err(connection.protocol_error("no answer to the hello".to_owned())),
+            None => {
+                let address = connection.address();
+                return Err(ClientError::Silent { address, limit: options.connect_timeout });
+            }
         };
         Ok(Client {
             connection,
@@ -167,6 +182,8 @@ impl Client {
             ready: VecDeque::new(),
             awaited: 0,
             answer: None,
+            statuses: 0,
+            awaits_status: false,
             lost: None,
         })
     }
@@ -332,12 +349,22 @@ impl Client {
     /// The shard's status, as JSON text (a `ShardStatus` of `towline_runtime`): watermarks, exposure, each standby.
     ///
     /// # Errors
-    /// [`ClientError::Lost`] and [`ClientError::Protocol`].
+    /// [`ClientError::Silent`] after [`ClientOptions::connect_timeout`], [`ClientError::Lost`] and
+    /// [`ClientError::Protocol`].
     pub fn status(&mut self) -> Result<String, ClientError> {
+        let limit = self.options.connect_timeout;
         let sent = self.connection.push(&Frame::StatusRequest);
         self.sent(sent)?;
-        match self.await_answer(None)? {
-            Answer::Status(json) => Ok(json),
+        self.statuses += 1;
+        self.awaits_status = true;
+        let answer = self.await_answer(Some(limit));
+        self.awaits_status = false;
+        match answer {
+            Ok(Answer::Status(json)) => Ok(json),
+            Err(ClientError::Timeout(limit)) => {
+                Err(ClientError::Silent { address: self.connection.address(), limit })
+            }
+            Err(error) => Err(error),
             _ => Err(self.connection.protocol_error("no status in answer".to_owned())),
         }
     }
@@ -361,8 +388,9 @@ impl Client {
         self.command(request, &Frame::Trim { request, below })
     }
 
-    /// Follows the log from `from` (the start of a batch, or the log's start) with this connection. Without
-    /// `unsafe_too` the node sends only what it has flushed and the sync rule has made safe.
+    /// Follows the log with this connection: the records that begin at or after `from`; 0 is the log's start. Without
+    /// `unsafe_too` the node sends only what it has flushed and the sync rule has made safe. Whether it still has
+    /// `from`, and whether anything begins where it has no record yet, the first batch says.
     ///
     /// # Errors
     /// [`ClientError::Full`] while requests are outstanding; [`ClientError::Lost`].
@@ -506,7 +534,12 @@ impl Client {
                 self.finish(request);
                 self.answered(request, Answer::Paused(end));
             }
-            Frame::Status { json } => self.answer = Some(Answer::Status(json)),
+            Frame::Status { json } => {
+                self.statuses = self.statuses.saturating_sub(1);
+                if self.statuses == 0 && self.awaits_status {
+                    self.answer = Some(Answer::Status(json));
+                }
+            }
             Frame::Heartbeat { term } => self.connection.push(&Frame::Heartbeat { term })?,
             Frame::Refused { code, message } => {
                 let address = self.connection.address();

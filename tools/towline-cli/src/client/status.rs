@@ -25,7 +25,7 @@ Examples:
 
 Lag is what a standby has not flushed of the log. Exposure is acknowledged payload that the sync rule has not made safe: \
 what would be gone if the primary's disk vanished now. 'sync' says whether a standby counts: 'candidate' by the rule in \
-force, 'async' when it is not in the rule, 'excluded' when it lost durable data.")]
+force while it streams, 'in the rule' while it does not, 'async' when it is not in the rule, 'excluded' when it lost durable data.")]
 pub(crate) struct StatusArgs {
     /// The node's address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7401")]
@@ -73,12 +73,6 @@ fn ask(address: &str, shard: u16) -> Result<(ShardStatus, u16), Failure> {
 /// What a connection's shard says of itself.
 pub(crate) fn shard_status(client: &mut Client) -> Result<ShardStatus, Failure> {
     parse(&client.status()?)
-}
-
-/// How far `towline tail` without `--follow` reads.
-pub(super) fn readable_end(json: &str, unsafe_too: bool) -> Result<Lsn, Failure> {
-    let marks = parse(json)?.node.watermarks;
-    Ok(if unsafe_too { marks.flushed.lsn } else { marks.flushed.lsn.min(marks.safe) })
 }
 
 fn parse(json: &str) -> Result<ShardStatus, Failure> {
@@ -206,7 +200,10 @@ fn sync_state(node: &NodeStatus, peer: &PeerStatus) -> &'static str {
     let in_gate = node.gate.standbys.iter().find(|standby| standby.peer == peer.peer);
     match in_gate {
         _ if peer.excluded => "excluded",
-        Some(standby) if standby.candidate => "candidate",
+        // Only who leads counts anybody.
+        _ if !matches!(node.role, RoleStatus::Primary(_)) => "-",
+        Some(standby) if standby.candidate && peer.state == "streaming" => "candidate",
+        Some(standby) if standby.candidate => "in the rule",
         _ => "async",
     }
 }

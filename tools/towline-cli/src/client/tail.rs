@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use towline::Lsn;
 use towline::client::{ClientOptions, TailRecords};
+use towline_core::node::NodeWatermarks;
 
 use super::Target;
-use super::status::readable_end;
+use super::shard_status;
 use crate::exit::{Code, Failure, Outcome};
 use crate::out;
 use crate::units::parse_lsn;
@@ -18,13 +19,14 @@ use crate::units::parse_lsn;
 Examples:
   towline tail                         everything that is safe now, one payload per line
   towline tail --follow --format json  and whatever comes, with its LSN
-  towline tail --from 0/00102000       from the start of a batch (as 'next' in the JSON says)
+  towline tail --from 0/00102000       the records that begin there or later
 
 Shows what the node has flushed and the sync rule has made safe. --unsafe-too also shows what a failover may take back.")]
 pub(crate) struct TailArgs {
     #[command(flatten)]
     target: Target,
-    /// The start of a batch; without it, the log's start
+    /// The records that begin there or later. To go on later, take 'next' or 'end' of the JSON: a place that the node
+    /// does not have yet has to be one where a batch will begin
     #[arg(long, value_name = "LSN", value_parser = parse_lsn, default_value = "0/00000000")]
     from: Lsn,
     /// Go on with what is appended from now on
@@ -54,7 +56,7 @@ pub(crate) fn tail(args: TailArgs) -> Outcome {
         None
     } else {
         let mut client = args.target.connect(options())?;
-        Some(readable_end(&client.status()?, args.unsafe_too)?)
+        Some(readable_end(&shard_status(&mut client)?.node.watermarks, &args)?)
     };
     let mut stdout = out::stdout();
     let mut tail = args.target.connect(options())?.tail(args.from, args.unsafe_too)?;
@@ -84,6 +86,25 @@ pub(crate) fn tail(args: TailArgs) -> Outcome {
     }
     stdout.flush()?;
     Ok(())
+}
+
+/// Up to where it reads when it does not follow.
+fn readable_end(marks: &NodeWatermarks, args: &TailArgs) -> Result<Lsn, Failure> {
+    let flushed = marks.flushed.lsn;
+    if args.from > flushed {
+        let text = format!("nothing begins at {}: what is flushed ends at {flushed}", args.from);
+        return Err(Failure::new(Code::Failed, anyhow::Error::msg(text)));
+    }
+    if args.unsafe_too {
+        return Ok(flushed);
+    }
+    if marks.safe <= args.from.max(marks.log_start) && args.from < flushed {
+        out::note(&format!(
+            "towline: nothing from {} on is safe by the sync rule; --unsafe-too shows what is flushed, up to {flushed}",
+            args.from.max(marks.log_start)
+        ));
+    }
+    Ok(flushed.min(marks.safe))
 }
 
 /// How long nothing comes before what was printed is flushed.

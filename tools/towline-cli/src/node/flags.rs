@@ -24,10 +24,10 @@ pub(crate) struct NodeFlags {
     #[arg(long)]
     name: Option<String>,
     /// Where peers and clients connect; port 0 takes a free one [default: 127.0.0.1:7401]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_listen)]
     listen: Option<SocketAddr>,
     /// Serve Prometheus metrics and a status page [address when none is given: 127.0.0.1:7402]
-    #[arg(long, value_name = "IP:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:7402")]
+    #[arg(long, value_name = "IP:PORT", num_args = 0..=1, default_missing_value = "127.0.0.1:7402", value_parser = parse_listen)]
     metrics: Option<SocketAddr>,
     /// Shards: logs of their own, each on a thread of its own [default: 1]
     #[arg(long, value_name = "N")]
@@ -48,7 +48,7 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     #[serde(default, deserialize_with = "toml_bytes")]
     in_flight_bytes: Option<u64>,
-    /// How far the log may reach past the last trim before appends are refused as full [default: 1G]
+    /// How far the log may reach past the last trim before it is full: appends then wait for a trim [default: 1G]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     #[serde(default, deserialize_with = "toml_bytes")]
     retention_bytes: Option<u64>,
@@ -282,9 +282,39 @@ impl NodeFlags {
             record_inputs: self.record_inputs,
             ..standard
         };
-        options.check().map_err(|error| Failure::new(Code::Usage, error))?;
+        options.check().map_err(|error| Failure::usage(with_flag_name(&error.to_string())))?;
+        check_pin(options.host, options.shards)?;
         Ok(options)
     }
+}
+
+/// An option's field at the start of a message, as the flag that set it.
+fn with_flag_name(message: &str) -> String {
+    let Some((field, why)) = message.split_once(": ") else { return message.to_owned() };
+    let key = if field == "standbys" { "standby".to_owned() } else { field.replace('_', "-") };
+    match NodeFlags::KEYS.contains(&key.as_str()) {
+        true => format!("--{key}: {why}"),
+        false => message.to_owned(),
+    }
+}
+
+/// A pinned thread needs its core: the kernel would run it anywhere, without a word.
+fn check_pin(host: Host, shards: u16) -> Result<(), Failure> {
+    let Host::Thread { pin: Some(pin) } = host else { return Ok(()) };
+    let allowed = std::thread::available_parallelism().map_or(usize::MAX, usize::from);
+    if pin >= allowed {
+        return Err(Failure::usage(format!(
+            "--pin {pin}: this process may run on {allowed} cores, 0 to {}; {shards} shard(s) take one each, from this one on",
+            allowed - 1
+        )));
+    }
+    Ok(())
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "write an IP address and a port, as in 127.0.0.1:7401; a name is not looked up".to_owned()
+    })
 }
 
 impl PrimitiveName {
@@ -342,6 +372,10 @@ where
     // Two structs share one flat table, so the keys are dealt out by name before serde refuses the unknown ones.
     let (own_table, node_table): (toml::Table, toml::Table) =
         table.into_iter().partition(|(key, _)| Own::KEYS.contains(&key.as_str()));
+    // Refused here, since either struct knows only its own half of the keys.
+    if let Some(key) = node_table.keys().find(|key| !NodeFlags::KEYS.contains(&key.as_str())) {
+        return Err(usage(anyhow!("--config {}: {}", path.display(), unknown_key::<Own>(key))));
+    }
     let in_file = |error: toml::de::Error| {
         usage(anyhow!(
             "--config {}: {}; keys are the long flags",
@@ -354,9 +388,25 @@ where
     Ok((node.merge(file_node)?, own.merge(file_own)?))
 }
 
+/// What a key that nobody knows should have been.
+fn unknown_key<Own: Merge>(key: &str) -> String {
+    if PrimaryFlags::KEYS.iter().chain(StandbyFlags::KEYS).any(|other| *other == key) {
+        return format!("the key '{key}' is not one of a {}", Own::OWNER);
+    }
+    let dashed = key.replace('_', "-").to_ascii_lowercase();
+    let mut keys: Vec<&str> = NodeFlags::KEYS.iter().chain(Own::KEYS).copied().collect();
+    keys.sort_unstable();
+    match keys.contains(&dashed.as_str()) {
+        true => format!("unknown key '{key}'; it is written '{dashed}'"),
+        false => format!("unknown key '{key}'; keys are the long flags: {}", keys.join(", ")),
+    }
+}
+
 /// Joins what flags and file say.
 pub(crate) trait Merge: Sized {
     const KEYS: &'static [&'static str];
+    /// The role whose keys they are.
+    const OWNER: &'static str;
 
     fn merge(self, file: Self) -> Result<Self, Failure>;
 }
@@ -371,9 +421,10 @@ fn one_of<T: PartialEq>(key: &str, flag: Option<T>, file: Option<T>) -> Result<O
 }
 
 macro_rules! merge {
-    ($kind:ident { $($field:ident = $key:literal),* $(,)? } $(lists { $($list:ident = $list_key:literal),* })?) => {
+    ($kind:ident of $owner:literal { $($field:ident = $key:literal),* $(,)? } $(lists { $($list:ident = $list_key:literal),* })?) => {
         impl Merge for $kind {
             const KEYS: &'static [&'static str] = &[$($key,)* $($($list_key,)*)?];
+            const OWNER: &'static str = $owner;
 
             fn merge(self, file: $kind) -> Result<$kind, Failure> {
                 Ok($kind {
@@ -389,17 +440,17 @@ macro_rules! merge {
     };
 }
 
-merge!(NodeFlags {
+merge!(NodeFlags of "node" {
     dir = "dir", name = "name", listen = "listen", metrics = "metrics", shards = "shards",
     segment_bytes = "segment-bytes", arena_bytes = "arena-bytes", in_flight_bytes = "in-flight-bytes",
     retention_bytes = "retention-bytes", hold_bytes = "hold-bytes", prepare_segments = "prepare-segments",
     buffered = "buffered", primitive = "primitive", flush_depth = "flush-depth", host = "host", pin = "pin",
     until_input_ends = "until-input-ends", spin = "spin", heartbeat = "heartbeat", record_inputs = "record-inputs",
 } lists { standby = "standby", repair_from = "repair-from" });
-merge!(PrimaryFlags {
+merge!(PrimaryFlags of "primary" {
     sync_rule = "sync-rule", degrade_after = "degrade-after", retain = "retain", alone = "alone",
 });
-merge!(StandbyFlags { apply_safe = "apply-safe", log_only = "log-only" });
+merge!(StandbyFlags of "standby" { apply_safe = "apply-safe", log_only = "log-only" });
 
 /// A size as a number of bytes, or as text with a unit.
 fn toml_bytes<'de, D: Deserializer<'de>>(source: D) -> Result<Option<u64>, D::Error> {
@@ -462,6 +513,11 @@ mod tests {
         };
         let none = NodeFlags::default;
         assert!(refused("dir = \"d\"\nsegment-byte = 1\n", none()).contains("segment-byte"));
+        let unknown = refused("dir = \"d\"\nquorum = 1\n", none());
+        for key in ["sync-rule", "degrade-after", "retain", "alone", "dir", "standby", "repair-from"] {
+            assert!(unknown.contains(key), "{key}: {unknown}");
+        }
+        assert!(refused("dir = \"d\"\nsync_rule = \"*\"\n", none()).contains("it is written 'sync-rule'"));
         assert!(
             refused("dir = \"d\"\napply-safe = true\n", none()).contains("apply-safe"),
             "a standby's key"

@@ -50,6 +50,12 @@ Examples:
   towline standby --dir data/a --name a --listen 0.0.0.0:7401
   towline standby --dir data/b --name b --standby c=10.0.0.4:7401     (ships on: cascading)
 
+A configuration file (--config) has the long flags as keys:
+  dir = \"data/a\"
+  name = \"a\"
+  listen = \"0.0.0.0:7401\"
+  apply-safe = true
+
 An empty directory adopts the log that the first primary offers; a directory that holds another log refuses it. \
 When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE.")]
 pub(crate) struct StandbyArgs {

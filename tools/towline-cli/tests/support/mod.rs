@@ -108,6 +108,11 @@ impl NodePlan {
         self
     }
 
+    /// Where it listens, or will.
+    pub fn listen_address(&self) -> &str {
+        &self.listen
+    }
+
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![self.role.to_owned(), format!("--dir={}", self.dir.display())];
         arguments.push(format!("--name={}", self.name));
