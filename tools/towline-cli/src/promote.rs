@@ -10,7 +10,7 @@ use towline::Lsn;
 use towline::client::{Client, ClientOptions, PromoteOptions, Promotion};
 use towline_core::node::RoleStatus;
 
-use crate::client::{new_table, shard_status, unmet};
+use crate::client::{new_table, shard_status};
 use crate::exit::{Code, Failure, Outcome};
 use crate::node::parse_standby;
 use crate::out;
@@ -93,8 +93,7 @@ pub(crate) fn promote(args: PromoteArgs) -> Outcome {
     let options = args.set.options(args.force)?;
     let mut done = Vec::new();
     let mut failed = None;
-    let mut clients = connect_all(&args.address)?;
-    for (shard, client) in clients.iter_mut().enumerate() {
+    for (shard, client) in connect_all(&args.address)?.iter_mut().enumerate() {
         match client.promote(&options) {
             Ok(promotion) => done.push((shard, promotion)),
             Err(error) => {
@@ -104,14 +103,6 @@ pub(crate) fn promote(args: PromoteArgs) -> Outcome {
         }
     }
     print_promotions(&done)?;
-    for (shard, _) in &done {
-        if let Some(unmet) = clients.get_mut(*shard).and_then(lasting_unmet) {
-            out::line(&format!(
-                "note (shard {shard}): {unmet}: appends at remote levels (on is the default) wait until it is; \
-                 off and local go on"
-            ))?;
-        }
-    }
     match failed {
         None => Ok(()),
         Some((shard, error)) => {
@@ -133,6 +124,10 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> Outcome {
     if from.len() != to.len() || from.iter().zip(&to).any(|(from, to)| from.log_id() != to.log_id()) {
         let why = format!("{} and {} do not serve the same logs", args.from, args.to);
         return Err(Failure::usage(why));
+    }
+    if to.iter_mut().all(leads) {
+        let text = format!("{} leads already; nothing was changed", args.to);
+        return Err(Failure::new(Code::Failed, anyhow!(text)));
     }
     let mut done = Vec::new();
     let handed = hand_over(&mut from, &mut to, &options, deadline, &mut done);
@@ -192,10 +187,7 @@ fn take_back(failure: Failure, args: &SwitchoverArgs, from: &mut [Client], done:
     for client in from.iter_mut().skip(done) {
         unreached += usize::from(client.resume().is_err());
     }
-    let leads = from.iter_mut().skip(done).all(|client| {
-        shard_status(client).is_ok_and(|status| matches!(status.node.role, RoleStatus::Primary(_)))
-    });
-    let state = match (unreached, leads) {
+    let state = match (unreached, from.iter_mut().skip(done).all(leads)) {
         (0, true) if done == 0 => format!("{} takes appends again", args.from),
         (0, true) => format!("{} leads the first {done} shards, {} the others", args.to, args.from),
         (0, false) => format!("{} does not lead any more: promote a standby", args.from),
@@ -204,17 +196,8 @@ fn take_back(failure: Failure, args: &SwitchoverArgs, from: &mut [Client], done:
     Failure::new(code, anyhow!("not switched over: {error}; {state}"))
 }
 
-/// What the sync rule of a new leader lacks, once its standbys have had a moment to come.
-fn lasting_unmet(client: &mut Client) -> Option<String> {
-    let deadline = Instant::now() + MEET_LIMIT;
-    loop {
-        // Only a note hangs on it: a leader that cannot be asked has said what it had to.
-        let unmet = unmet(&shard_status(client).ok()?.node)?;
-        if Instant::now() >= deadline {
-            return Some(unmet);
-        }
-        std::thread::sleep(LOOK);
-    }
+fn leads(client: &mut Client) -> bool {
+    shard_status(client).is_ok_and(|status| matches!(status.node.role, RoleStatus::Primary(_)))
 }
 
 /// A connection to every shard of a node.
@@ -268,8 +251,6 @@ fn print_promotions(done: &[(usize, Promotion)]) -> Outcome {
     Ok(())
 }
 
-/// How long the standbys of a new leader are given to come before its rule is called unmet.
-const MEET_LIMIT: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 const LEAST_LEFT: Duration = Duration::from_millis(500);
 const PAUSE_MARGIN: Duration = Duration::from_secs(5);

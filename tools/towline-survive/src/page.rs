@@ -18,9 +18,14 @@ use towline::Window;
 pub fn rewrite(folder: &Path) -> Result<SurviveReport> {
     let path = folder.join("survive.json");
     let text = fs::read_to_string(&path).map_err(SurviveError::file(&path, "cannot be read"))?;
-    let report: SurviveReport = serde_json::from_str(&text).map_err(|error| {
-        SurviveError::Late(format!("{}: not a whole survival run ({error})", path.display()))
-    })?;
+    let damaged =
+        |why: String| SurviveError::Late(format!("{}: not a whole survival run ({why})", path.display()));
+    let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    // A list would be read as the fields in order, and its length be complained of.
+    if !value.is_object() {
+        return Err(damaged("it is no JSON object".to_owned()));
+    }
+    let report: SurviveReport = serde_json::from_value(value).map_err(|error| damaged(error.to_string()))?;
     let path = folder.join("survive.html");
     fs::write(&path, render(&report)).map_err(SurviveError::file(&path, "cannot be written"))?;
     Ok(report)

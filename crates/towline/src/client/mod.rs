@@ -21,6 +21,7 @@ mod connection;
 mod error;
 mod hand_over;
 mod request;
+mod status;
 mod tail;
 
 use std::collections::VecDeque;
@@ -344,29 +345,6 @@ impl Client {
     pub fn wait(&mut self, lsn: Lsn, level: Level) -> Result<Committed, ClientError> {
         let request = self.submit_wait(lsn, level)?;
         self.end_of(request)
-    }
-
-    /// The shard's status, as JSON text (a `ShardStatus` of `towline_runtime`): watermarks, exposure, each standby.
-    ///
-    /// # Errors
-    /// [`ClientError::Silent`] after [`ClientOptions::connect_timeout`], [`ClientError::Lost`] and
-    /// [`ClientError::Protocol`].
-    pub fn status(&mut self) -> Result<String, ClientError> {
-        let limit = self.options.connect_timeout;
-        let sent = self.connection.push(&Frame::StatusRequest);
-        self.sent(sent)?;
-        self.statuses += 1;
-        self.awaits_status = true;
-        let answer = self.await_answer(Some(limit));
-        self.awaits_status = false;
-        match answer {
-            Ok(Answer::Status(json)) => Ok(json),
-            Err(ClientError::Timeout(limit)) => {
-                Err(ClientError::Silent { address: self.connection.address(), limit })
-            }
-            Err(error) => Err(error),
-            _ => Err(self.connection.protocol_error("no status in answer".to_owned())),
-        }
     }
 
     /// Changes the sync rule; returns when the new rule is in force.

@@ -9,7 +9,6 @@ mod tail;
 
 pub(crate) use admin::{RuleArgs, TrimArgs, rule, trim};
 pub(crate) use append::{AppendArgs, append};
-pub(crate) use stall::unmet;
 pub(crate) use status::{StatusArgs, new_table, shard_status, status};
 pub(crate) use tail::{Format, TailArgs, print_record, tail};
 

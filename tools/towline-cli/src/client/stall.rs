@@ -62,7 +62,7 @@ fn cause(target: &Target, level: Level) -> String {
 }
 
 /// What a leader's sync rule lacks, when it is not met: the rule, and how its standbys are.
-pub(crate) fn unmet(node: &NodeStatus) -> Option<String> {
+fn unmet(node: &NodeStatus) -> Option<String> {
     let gate = &node.gate;
     if gate.rule.rule.is_empty() || gate.unmet_since_ns.is_none() {
         return None;
