@@ -45,7 +45,7 @@ What to ask for, from what was measured:
 
 A first log, in three terminals:
   towline standby --dir data/a --name a --listen 127.0.0.1:7411
-  towline primary --dir data/p --standby a=127.0.0.1:7411 --sync-rule 'ANY 1 (a)' --retain 256M
+  towline primary --dir data/p --name p --standby a=127.0.0.1:7411 --sync-rule 'ANY 1 (a)' --retain 256M
   seq 1 1000 | towline append --level on | tail -1
   towline status
 

@@ -37,8 +37,8 @@ fn appending(node: &Node, flags: &[&str], lines: &str) -> Child {
     child
 }
 
-fn wait_waiting(node: &Node, count: u64) {
-    node.wait_status("waiting", |node| node["gate"]["waiting"].as_u64() == Some(count));
+fn flushed_records(node: &serde_json::Value) -> u64 {
+    node["watermarks"]["flushed"]["records"].as_u64().unwrap()
 }
 
 /// SEMANTICS section 2: a wait that is cancelled ends as indeterminate.
@@ -47,9 +47,9 @@ fn an_interrupted_append_says_what_is_in_flight() {
     let folder = Folder::new();
     let node = stalled(&folder);
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let before = node.status()["shards"][0]["node"]["gate"]["waiting"].as_u64().unwrap();
+        let before = flushed_records(&node.status()["shards"][0]["node"]);
         let child = appending(&node, &["--level=on"], "one\ntwo\nthree\n");
-        wait_waiting(&node, before + 3);
+        node.wait_status("flushed and waiting", |node| flushed_records(node) == before + 3);
         kill_process(Pid::from_raw(child.id() as i32).unwrap(), signal).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_refused(&output, code, &["3 append(s) in flight may be in the log or not"]);
@@ -236,13 +236,13 @@ fn a_former_primary_that_comes_back_meets_the_rule_that_names_it() {
     primary.wait_leading();
     primary.append("on", &numbered(0..3));
     let old = primary.kill();
-    let back = format!("--standbys=p={}", old.listen_address());
-    let promoted = towline(&["promote", &a.address().to_string(), &back, "--sync-rule=ANY 1 (p)"]);
+    let back = format!("--standbys=primary={}", old.listen_address());
+    let promoted = towline(&["promote", &a.address().to_string(), &back, "--sync-rule=ANY 1 (primary)"]);
     assert_eq!(promoted.status.code(), Some(0), "{}", text(&promoted.stderr));
     let status = text(&a.ask("status", &[]).stdout);
     assert!(status.contains("in the rule") && !status.contains("candidate"), "{status}");
 
-    let former = NodePlan::standby("p", folder.join("p")).at(old.listen_address().parse().unwrap()).start();
+    let former = NodePlan::standby("primary", folder.join("p")).at(old.listen_address().parse().unwrap()).start();
     a.wait_caught_up(0);
     a.append("on", &numbered(3..6));
     let status = text(&a.ask("status", &[]).stdout);
