@@ -202,7 +202,7 @@ fn records_of_any_bytes_go_in_and_come_out() {
     let over = [&(1_048_577_u32).to_le_bytes()[..], &[0; 16]].concat();
     assert_refused(&node.ask_with("append", &["--length-prefixed"], &over), 1, &["1048577", "1048576"]);
     let short = [&5_u32.to_le_bytes()[..], b"ab"].concat();
-    assert_refused(&node.ask_with("append", &["--length-prefixed"], &short), 1, &["inside a record"]);
+    assert_refused(&node.ask_with("append", &["--length-prefixed"], &short), 1, &["inside record"]);
     assert_eq!(node.tail_unsafe().len(), text(&node.ask("tail", &[]).stdout).lines().count());
 }
 
