@@ -1,6 +1,8 @@
 //! What a command says that waits, is interrupted, or asks a node that is silent: nothing hangs without a word, and no
 //! append's outcome is left out.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -146,7 +148,7 @@ fn reading_where_nothing_is_says_so() {
     let lines = text(&all.stdout);
     let second: serde_json::Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
     let at = u64::from_str_radix(second["lsn"].as_str().unwrap().rsplit('/').next().unwrap(), 16).unwrap();
-    for (from, wanted) in [(at, numbered(1..3)), (at - 1, numbered(1..3)), (at + 1, numbered(2..3))] {
+    for (from, wanted) in [(at, numbered(1..3)), (0, numbered(0..3))] {
         let output = node.ask("tail", &["--unsafe-too", &format!("--from={from}")]);
         assert_eq!(
             text(&output.stdout).lines().collect::<Vec<_>>(),
@@ -242,7 +244,8 @@ fn a_former_primary_that_comes_back_meets_the_rule_that_names_it() {
     let status = text(&a.ask("status", &[]).stdout);
     assert!(status.contains("in the rule") && !status.contains("candidate"), "{status}");
 
-    let former = NodePlan::standby("primary", folder.join("p")).at(old.listen_address().parse().unwrap()).start();
+    let former =
+        NodePlan::standby("primary", folder.join("p")).at(old.listen_address().parse().unwrap()).start();
     a.wait_caught_up(0);
     a.append("on", &numbered(3..6));
     let status = text(&a.ask("status", &[]).stdout);
