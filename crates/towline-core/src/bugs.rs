@@ -137,6 +137,10 @@ bugs! {
         TrimPastStandbys = "trim-past-standbys",
         /// A standby writes outside the span that its meta block calls unfinished.
         WritesOutsideSpan = "writes-outside-span",
+        /// A permit to write from before a term began, whose span is no longer recorded, still counts after it.
+        StalePermit = "stale-permit",
+        /// A segment that was made under another salt than the last one asked for counts as in place.
+        StaleSegment = "stale-segment",
         /// A standby says that its log reaches farther than it does.
         ReadySaysMore = "ready-says-more",
         /// A standby reports as written what lies in memory that ends with the process.

@@ -139,11 +139,7 @@ fn peer_frame() -> BoxedStrategy<Frame> {
             }
         ),
         (lsn(), any::<u64>()).prop_map(|(from, previous_hash)| Frame::Ready { from, previous_hash }),
-        any::<(u64, u32, u64)>().prop_map(|(seq, salt, incarnation)| Frame::Segment {
-            seq,
-            salt,
-            incarnation
-        }),
+        any::<(u64, u32)>().prop_map(|(seq, salt)| Frame::Segment { seq, salt }),
         (lsn(), lsn(), lsn()).prop_map(|(flushed, safe, log_start)| Frame::Progress {
             flushed,
             safe,

@@ -313,7 +313,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             }
         ),
         2 => (prop_oneof![0u64..4, select(vec![1 << 40, u64::MAX])], any::<u32>())
-            .prop_map(|(seq, salt)| Frame::Segment { seq, salt, incarnation: 0 }),
+            .prop_map(|(seq, salt)| Frame::Segment { seq, salt }),
         2 => (lsn(), lsn(), lsn())
             .prop_map(|(flushed, safe, log_start)| Frame::Progress { flushed, safe, log_start }),
         2 => (lsn(), any::<u64>()).prop_map(|(from, previous_hash)| Frame::Ready { from, previous_hash }),

@@ -199,8 +199,6 @@ pub enum Frame {
         seq: u64,
         /// The leading node's salt.
         salt: u32,
-        /// Term in which it was prepared.
-        incarnation: u64,
     },
     /// How far the sender is.
     Progress {

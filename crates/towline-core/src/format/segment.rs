@@ -24,7 +24,8 @@ pub struct SegmentHeader {
     pub seq: u64,
     /// Chosen at random by the leading node, new each time the file is used again.
     pub salt: u32,
-    /// The incarnation in which it was prepared.
+    /// Reserved: 0. Copies of a segment are equal on every node, header included, so nothing of one node's life stands
+    /// here.
     pub incarnation: u64,
 }
 

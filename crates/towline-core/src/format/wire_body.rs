@@ -77,10 +77,11 @@ pub(super) fn write_body(frame: &Frame, out: &mut Writer<'_>) -> Result<(u8, u32
             out.u64(*previous_hash);
             READY
         }
-        Frame::Segment { seq, salt, incarnation } => {
+        Frame::Segment { seq, salt } => {
             out.u64(*seq);
             out.u32(*salt);
-            out.u64(*incarnation);
+            // Reserved.
+            out.u64(0);
             SEGMENT
         }
         Frame::Progress { flushed, safe, log_start } => {
@@ -266,7 +267,10 @@ fn read_fields(kind: u8, from: &mut Reader<'_>) -> Option<(Frame, u32)> {
             set_size: from.u16()?,
         },
         READY => Frame::Ready { from: from.lsn()?, previous_hash: from.u64()? },
-        SEGMENT => Frame::Segment { seq: from.u64()?, salt: from.u32()?, incarnation: from.u64()? },
+        SEGMENT => {
+            let (seq, salt, _reserved) = (from.u64()?, from.u32()?, from.u64()?);
+            Frame::Segment { seq, salt }
+        }
         PROGRESS => Frame::Progress { flushed: from.lsn()?, safe: from.lsn()?, log_start: from.lsn()? },
         REPORT => Frame::Report {
             term: from.term()?,

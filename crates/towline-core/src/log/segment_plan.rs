@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::types::limits::BLOCK_BYTES;
+use crate::bugs::{Bug, bug};
+use crate::types::limits::{BLOCK_BYTES, SEGMENTS_ANNOUNCED};
 use crate::types::{Geometry, Lsn, Span};
 
 /// The segments of one log, by sequence number.
@@ -13,8 +14,9 @@ pub struct SegmentPlan {
     salts: BTreeMap<u64, u32>,
     /// Stored end of the roll that closes a segment.
     rolls: BTreeMap<u64, Lsn>,
-    /// Asked for and not in place yet: one at a time, so that a full disk is met once.
-    asked: Option<u64>,
+    /// Asked for and not in place yet, with the leader's salt where it is another's log. What was asked for last counts:
+    /// the answer to what was asked for before comes first, and its file goes again.
+    asked: BTreeMap<u64, Option<u32>>,
     ahead: u64,
     log_start: Lsn,
     retention_bytes: u64,
@@ -35,7 +37,7 @@ impl SegmentPlan {
             geometry,
             salts: segments.iter().copied().collect(),
             rolls: BTreeMap::new(),
-            asked: None,
+            asked: BTreeMap::new(),
             ahead: u64::from(ahead.max(1)),
             log_start,
             retention_bytes,
@@ -46,6 +48,21 @@ impl SegmentPlan {
     /// The salt of the segment that holds `lsn`, if it is in place.
     pub fn salt_of(&self, lsn: Lsn) -> Option<u32> {
         self.salts.get(&self.geometry.segment_of(lsn)).copied()
+    }
+
+    /// Segments in place, in an unbroken run from the one that holds `at` on, that a standby there has not been told of.
+    /// `announced`: one past the last that it was.
+    pub fn to_announce(&self, at: Lsn, announced: &mut u64) -> Vec<(u64, u32)> {
+        let here = self.geometry.segment_of(at);
+        let mut news = Vec::new();
+        *announced = here.max(*announced);
+        while *announced <= here + SEGMENTS_ANNOUNCED
+            && let Some(salt) = self.salts.get(announced)
+        {
+            news.push((*announced, *salt));
+            *announced += 1;
+        }
+        news
     }
 
     /// Segments in place from the one that holds `from` on.
@@ -84,12 +101,18 @@ impl SegmentPlan {
         self.log_start
     }
 
-    /// A segment is in place.
-    pub fn ready(&mut self, seq: u64, salt: u32) {
-        self.salts.insert(seq, salt);
-        if self.asked == Some(seq) {
-            self.asked = None;
+    /// A segment was made. Whether it is in place: not if it was asked for again under another salt since, because
+    /// what is written to this file would go with it.
+    pub fn ready(&mut self, seq: u64, salt: u32) -> bool {
+        let is_wanted = match self.asked.get(&seq) {
+            Some(wanted) => wanted.is_none_or(|wanted| wanted == salt) || bug(Bug::StaleSegment),
+            None => false,
+        };
+        if is_wanted {
+            self.salts.insert(seq, salt);
+            self.asked.remove(&seq);
         }
+        is_wanted
     }
 
     /// Whether segment `seq` is in place under this salt.
@@ -97,21 +120,37 @@ impl SegmentPlan {
         self.salts.get(&seq) == Some(&salt)
     }
 
-    /// The file of segment `seq` is made anew: it is not in place until it is ready.
-    pub fn replaced(&mut self, seq: u64) {
-        self.salts.remove(&seq);
+    /// Whether segment `seq` was asked for last under this salt, and is not in place yet.
+    pub fn is_asked(&self, seq: u64, salt: u32) -> bool {
+        self.asked.get(&seq) == Some(&Some(salt))
     }
 
-    /// The next segment that the leading node should prepare for a log that ends at `end`, if any.
+    /// The file of segment `seq` is made anew, under its leader's salt: it is not in place until it is ready.
+    pub fn ask(&mut self, seq: u64, salt: u32) {
+        self.salts.remove(&seq);
+        self.asked.insert(seq, Some(salt));
+    }
+
+    /// One past the unbroken run of segments, from that of `at` on, that are in place or asked for.
+    pub fn known_end(&self, at: Lsn) -> u64 {
+        let mut seq = self.geometry.segment_of(at);
+        while self.salts.contains_key(&seq) || self.asked.contains_key(&seq) {
+            seq += 1;
+        }
+        seq
+    }
+
+    /// The next segment that the leading node should prepare for a log that ends at `end`, if any. One at a time, so
+    /// that a full disk is met once, and behind what was asked for before it led.
     pub fn next_to_prepare(&mut self, end: Lsn) -> Option<u64> {
-        if self.asked.is_some() {
+        if !self.asked.is_empty() {
             return None;
         }
         let current = self.geometry.segment_of(end);
         let seq = (current..=current + self.ahead).find(|seq| !self.salts.contains_key(seq))?;
         let needed_now = seq <= current;
         (needed_now || self.within_retention(seq)).then(|| {
-            self.asked = Some(seq);
+            self.asked.insert(seq, None);
             seq
         })
     }
@@ -152,6 +191,7 @@ impl SegmentPlan {
         self.trimmed = self.trimmed.max(start);
         let first = self.geometry.segment_of(self.log_start);
         self.salts = self.salts.split_off(&first);
+        self.asked = self.asked.split_off(&first);
         self.rolls = self.rolls.split_off(&first);
     }
 
@@ -159,6 +199,7 @@ impl SegmentPlan {
     pub fn restart_at(&mut self, start: Lsn) {
         self.log_start = start;
         self.trimmed = start;
+        self.asked = self.asked.split_off(&self.geometry.segment_of(start));
     }
 
     /// Forgets prepared segments beyond a cut: the new leader's salts will come.
@@ -166,7 +207,7 @@ impl SegmentPlan {
         let current = self.geometry.segment_of(end);
         self.salts.retain(|seq, _| *seq <= current);
         self.rolls.retain(|_, stored_end| *stored_end <= end);
-        self.asked = None;
+        self.asked.retain(|seq, _| *seq <= current);
     }
 }
 
@@ -181,14 +222,45 @@ mod tests {
         let mut plan = SegmentPlan::new(GEOMETRY, &[(0, 1)], 4, Lsn(8192), 24 << 20);
         assert_eq!(plan.next_to_prepare(Lsn(8192)), Some(1));
         assert_eq!(plan.next_to_prepare(Lsn(8192)), None);
-        plan.ready(1, 7);
+        assert!(plan.ready(1, 7));
         assert_eq!(plan.next_to_prepare(Lsn(8192)), Some(2));
-        plan.ready(2, 8);
+        assert!(plan.ready(2, 8));
         assert_eq!(plan.next_to_prepare(Lsn(8192)), None, "a fourth would pass 24 MiB");
         assert_eq!(plan.trim(Lsn(9 << 20), Lsn(u64::MAX)), Some(GEOMETRY.first_batch(1)));
         plan.started(GEOMETRY.first_batch(1));
         assert_eq!(plan.salt_of(Lsn(8192)), None);
         assert_eq!(plan.next_to_prepare(Lsn(9 << 20)), Some(3));
+    }
+
+    #[test]
+    fn what_was_asked_for_last_counts() {
+        let mut plan = SegmentPlan::new(GEOMETRY, &[(0, 1)], 4, Lsn(8192), 1 << 30);
+        assert_eq!(plan.next_to_prepare(Lsn(8192)), Some(1));
+        plan.ask(1, 9);
+        assert!(!plan.ready(1, 5), "what it was to be before");
+        assert_eq!((plan.is_in_place(1, 5), plan.known_end(Lsn(8192))), (false, 2));
+        assert_eq!(plan.next_to_prepare(Lsn(8192)), None, "leading again, it waits for the answer");
+        assert!(plan.ready(1, 9) && plan.is_in_place(1, 9));
+        assert!(!plan.ready(2, 5), "nobody asked");
+        plan.ask(2, 9);
+        plan.cut(Lsn(9 << 20));
+        assert_eq!(plan.next_to_prepare(Lsn(9 << 20)), Some(2), "what lay behind a cut is not made any more");
+    }
+
+    #[test]
+    fn a_standby_is_told_of_segments_in_turn_and_not_long_before_it_needs_them() {
+        let segments: Vec<(u64, u32)> = (0..40).map(|seq| (seq, 100 + seq as u32)).collect();
+        let mut plan = SegmentPlan::new(GEOMETRY, &segments, 1, Lsn(8192), 1 << 40);
+        let mut announced = 0;
+        let seqs = |news: Vec<(u64, u32)>| news.into_iter().map(|(seq, _)| seq).collect::<Vec<u64>>();
+        let told = seqs(plan.to_announce(GEOMETRY.first_batch(3), &mut announced));
+        assert_eq!(told, (3..=3 + SEGMENTS_ANNOUNCED).collect::<Vec<u64>>());
+        assert!(plan.to_announce(GEOMETRY.first_batch(3), &mut announced).is_empty());
+        assert_eq!(seqs(plan.to_announce(GEOMETRY.first_batch(4), &mut announced)), [4 + SEGMENTS_ANNOUNCED]);
+        plan.ask(39, 5);
+        assert_eq!(seqs(plan.to_announce(GEOMETRY.first_batch(38), &mut announced)), [38]);
+        assert!(plan.ready(39, 5));
+        assert_eq!(plan.to_announce(GEOMETRY.first_batch(38), &mut announced), [(39, 5)]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) struct FetchService {
     at: Lsn,
     until: Lsn,
     flight: Option<Span>,
+    /// One past the last segment that it was told of.
+    announced: u64,
 }
 
 impl Node {
@@ -140,13 +142,9 @@ impl Node {
         if !is_here || !from.is_block_start() {
             return self.refuse(session, RefusalCode::Resync, format!("nothing to fetch at {from}"));
         }
-        let next = self.segments.stored_from(from, flushed, 0).start;
-        let salts: Vec<(u64, u32)> = self.segments.from(next).collect();
-        for (seq, salt) in salts {
-            self.answer(session, Frame::Segment { seq, salt, incarnation: 0 });
-        }
         self.following.fetches.retain(|fetch| fetch.session != session);
-        self.following.fetches.push(FetchService { session, at: from, until: flushed, flight: None });
+        let fetch = FetchService { session, at: from, until: flushed, flight: None, announced: 0 };
+        self.following.fetches.push(fetch);
     }
 
     /// Two that were restarted may lack the same tail: each is served, as its session takes it.
@@ -164,6 +162,8 @@ impl Node {
                 continue;
             }
             fetch.flight = Some(span);
+            let news = self.segments.to_announce(span.start, &mut fetch.announced);
+            news.into_iter().for_each(|(seq, salt)| self.answer(session, Frame::Segment { seq, salt }));
             self.out.push_back(Output::Send { session, span, source: Bytes::Segments });
         }
     }

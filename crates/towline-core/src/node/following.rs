@@ -43,8 +43,6 @@ pub(super) struct Following {
     /// Ends of batches that a node without an application will count as applied.
     to_pass: VecDeque<Position>,
     pub(super) reported: Option<(StandbyWatermarks, Lsn)>,
-    /// Segments whose files are being made, with the leader's salts.
-    pub(super) asked_segments: Vec<(u64, u32)>,
 }
 
 /// A session that dialled this node.
@@ -79,7 +77,6 @@ impl Following {
             apply_told: Lsn(0),
             to_pass: VecDeque::from([end]),
             reported: None,
-            asked_segments: Vec::new(),
         }
     }
 
@@ -132,12 +129,11 @@ impl Following {
         }
     }
 
-    /// The log was cut: what was permitted, claimed and asked for beyond it is void.
+    /// The log was cut: what was permitted and claimed beyond it is void.
     pub(super) fn was_cut(&mut self, end: Lsn) {
         self.starts_at(end);
         self.to_pass.clear();
         self.void_words_beyond(end);
-        self.asked_segments.clear();
     }
 
     /// The leader of this term says that it has flushed the log of this history up to there.

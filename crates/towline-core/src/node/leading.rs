@@ -512,8 +512,9 @@ impl Node {
     }
 
     pub(super) fn handle_segment_ready(&mut self, seq: u64, salt: u32) {
-        self.segments.ready(seq, salt);
-        self.offer_segment(seq, salt);
+        if self.segments.ready(seq, salt) {
+            self.offer_segment(seq, salt);
+        }
     }
 
     pub(super) fn handle_segment_failed(&mut self, seq: u64, error: &str) {

@@ -59,6 +59,11 @@ impl MetaKeeper {
         self.waiting.iter().any(|(_, action)| is(action))
     }
 
+    /// What waits and is so is not to be done any more.
+    pub(super) fn forget(&mut self, is: impl Fn(&AfterMeta) -> bool) {
+        self.waiting.retain(|(_, action)| !is(action));
+    }
+
     /// Whether a change waits for its write to begin.
     pub(super) fn is_dirty(&self) -> bool {
         self.dirty

@@ -10,7 +10,7 @@ use super::{Event, Node, Output, Role};
 use crate::bugs::{Bug, bug};
 use crate::format::{BatchHeader, BatchKind, Frame, RefusalCode};
 use crate::replication::single_leader::fork_of;
-use crate::types::limits::{BLOCK_BYTES, MAX_LSN};
+use crate::types::limits::{BLOCK_BYTES, MAX_LSN, SEGMENTS_ANNOUNCED};
 use crate::types::{Lsn, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory};
 
 /// Where log bytes come from.
@@ -297,9 +297,10 @@ impl Node {
     }
 
     pub(super) fn handle_segment(&mut self, session: SessionId, seq: u64, salt: u32) {
-        let asked = self.following.asked_segments.contains(&(seq, salt));
-        let source = self.following.source.as_ref().is_some_and(|source| source.session == session);
-        if self.is_leading() || !source || asked || self.segments.is_in_place(seq, salt) {
+        let source = self.following.source.as_ref();
+        let receives = source.is_some_and(|source| source.session == session && source.receiving);
+        let known = self.segments.is_asked(seq, salt) || self.segments.is_in_place(seq, salt);
+        if self.is_leading() || !receives || known {
             return;
         }
         let place = self.config.geometry.first_batch(seq);
@@ -314,11 +315,15 @@ impl Node {
                 format!("segment {seq} has another salt here than at the sender: the logs have diverged"),
             );
         }
-        if self.following.asked_segments.len() >= MAX_ASKED_SEGMENTS {
-            self.following.asked_segments.remove(0);
+        // Made in another order, they would leave a gap to a crash.
+        let geometry = self.config.geometry;
+        let at = self.tail.next_batch();
+        let in_credit = self.config.arena_bytes / geometry.segment_bytes + 2;
+        let farthest = geometry.segment_of(at) + in_credit + SEGMENTS_ANNOUNCED;
+        if seq > self.segments.known_end(at) || seq > farthest {
+            return self.close(session, &format!("segment {seq} was announced out of turn, or too early"));
         }
-        self.following.asked_segments.push((seq, salt));
-        self.segments.replaced(seq);
+        self.segments.ask(seq, salt);
         self.out.push_back(Output::PrepareSegment { seq, salt: Some(salt) });
     }
 
@@ -497,6 +502,3 @@ impl Node {
         }
     }
 }
-
-/// Segment salts remembered while their files are made.
-const MAX_ASKED_SEGMENTS: usize = 8;

@@ -295,8 +295,12 @@ impl Node {
                     meta.unfinished.clear();
                     meta.reported = meta.reported.max(start);
                 });
-                // Whoever follows again later records anew before it writes.
+                // Whoever follows again later records anew before it writes: this write takes back the span of a permit
+                // that may still be on its way.
                 self.following.starts_at(start);
+                if !bug(Bug::StalePermit) {
+                    self.meta.forget(|after| matches!(after, AfterMeta::Permit { .. }));
+                }
                 self.following.void_words_beyond(start);
                 self.meta.then(AfterMeta::Lead { term });
             }

@@ -44,6 +44,7 @@ impl Node {
         if span.is_empty() {
             return;
         }
+        self.announce_segments(index, session, span.start);
         let source = if from_arena { Source::Arena } else { Source::Segments };
         self.out.push_back(Output::Send { session, span, source });
         let peer = &mut self.peers[index];

@@ -39,6 +39,8 @@ pub(super) struct Peer {
     pub(super) told: (Lsn, Lsn, Lsn),
     /// A heartbeat is due: one that does not apply hears how far the leader is, too.
     pub(super) progress_due: bool,
+    /// One past the last segment that it was told of in this session.
+    pub(super) announced: u64,
     /// Since when there is news that it has not been told.
     pub(super) news_ns: Option<u64>,
     pub(super) heard_ns: u64,
@@ -79,6 +81,7 @@ impl Peer {
             flight: None,
             told: (Lsn(0), Lsn(0), Lsn(0)),
             progress_due: false,
+            announced: 0,
             news_ns: None,
             heard_ns: 0,
             spoke_ns: 0,
@@ -505,22 +508,27 @@ impl Node {
         let node = self.peers[index].node.unwrap_or_default();
         self.register_standby(index, from);
         let next = self.segments.stored_from(from, self.tail.end().lsn, 0).start;
-        let salts: Vec<(u64, u32)> = self.segments.from(next).collect();
-        for (seq, salt) in salts {
-            self.send_frame(session, Frame::Segment { seq, salt, incarnation: 0 });
-        }
+        self.peers[index].announced = 0;
+        self.announce_segments(index, session, next);
         self.say(Event::StandbyConnected { peer, node, from });
     }
 
-    /// A new segment's salt goes ahead of its first batch.
+    /// A segment's salt goes ahead of its first batch; of those that lie far ahead a standby hears later.
+    pub(super) fn announce_segments(&mut self, index: usize, session: SessionId, at: Lsn) {
+        let news = self.segments.to_announce(at, &mut self.peers[index].announced);
+        news.into_iter().for_each(|(seq, salt)| self.send_frame(session, Frame::Segment { seq, salt }));
+    }
+
+    /// A segment is in place.
     pub(super) fn offer_segment(&mut self, seq: u64, salt: u32) {
-        let shipping: Vec<SessionId> = self
-            .peers
-            .iter()
-            .filter_map(|peer| if let Link::Shipping(session) = peer.link { Some(session) } else { None })
-            .collect();
-        for session in shipping {
-            self.send_frame(session, Frame::Segment { seq, salt, incarnation: 0 });
+        for index in 0..self.peers.len() {
+            let Link::Shipping(session) = self.peers[index].link else { continue };
+            if seq < self.peers[index].announced {
+                // A relay's leader has changed, and with it the salt of what is not filled yet.
+                self.send_frame(session, Frame::Segment { seq, salt });
+            }
+            let at = self.peers[index].progress.sent();
+            self.announce_segments(index, session, at);
         }
     }
 

@@ -69,6 +69,8 @@ pub const MAX_RULE_ERAS: usize = 4;
 pub const META_COPY_BYTES: u64 = 8192;
 /// Copies of the meta block.
 pub const META_COPIES: u64 = 4;
+/// How many segments beyond the one it is at a standby is told of, and makes ahead.
+pub const SEGMENTS_ANNOUNCED: u64 = 16;
 /// Default of how far the log may reach past the last trim.
 pub const RETENTION_BYTES: u64 = 1 << 30;
 

@@ -171,6 +171,7 @@ fn a_leader_cannot_make_a_standby_trim_beyond_what_it_has_sent() {
     standby.frame(1, Frame::Progress { flushed, safe, log_start: MAX_LSN });
     // Its log goes on into the second segment; the leader has trimmed nothing more.
     for seq in 1..3 {
+        standby.frame(1, Frame::Segment { seq, salt: 7 });
         standby.feed(Input::SegmentReady { seq, salt: 7 });
     }
     let mut start = START.0 + 4096;

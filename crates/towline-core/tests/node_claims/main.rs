@@ -2,6 +2,7 @@
 
 mod counting;
 mod probe;
+mod writing;
 
 use towline_core::format::{BatchKind, Frame, LogEnd, RefusalCode};
 use towline_core::node::{Event, Input, NodeConfig, Output, StartRole};

@@ -42,8 +42,9 @@ impl Probe {
         rule: Option<(u64, String)>,
         meta: Meta,
     ) -> Probe {
-        let recovered =
-            Recovered { end, previous_hash: hash, rule, segments: vec![(0, 7)], ..Recovered::default() };
+        let last = GEOMETRY.segment_of(Lsn(end.lsn.0 - 1));
+        let segments = (0..=last).map(|seq| (seq, 7)).collect();
+        let recovered = Recovered { end, previous_hash: hash, rule, segments, ..Recovered::default() };
         let node = Node::new(config, recovered, meta.clone());
         let mut probe = Probe { node, slow_meta: false, meta, out: Vec::new() };
         probe.poll();

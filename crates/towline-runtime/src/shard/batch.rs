@@ -10,7 +10,7 @@ use towline_core::node::{BatchWish, Input, Node, SealedBatch, Ticket, TicketOutc
 use towline_core::types::limits::{
     BATCH_HEADER_BYTES, BLOCK_BYTES, MAX_BATCH_BYTES, MAX_WRITE_BYTES, RECORD_HEADER_BYTES,
 };
-use towline_core::types::{Geometry, LogId, Lsn, Position, Span};
+use towline_core::types::{Geometry, LogId, Lsn, Position, Span, TicketId};
 use towline_uring::{ArenaError, ArenaOwner, BatchExtent};
 
 use super::brain::Brain;
@@ -46,6 +46,10 @@ pub(crate) struct Batches {
     gathering: Option<(u64, u64)>,
     /// Tickets given to the node.
     pub(crate) handed_over: u64,
+    /// The leadership of what is open or closed has ended: it is in nobody's log.
+    orphaned: bool,
+    /// Tickets of such batches.
+    orphans: Vec<TicketId>,
 }
 
 struct ToOpen {
@@ -88,6 +92,8 @@ impl Batches {
             seen_empty_ns: 0,
             sealed: 0,
             handed_over: 0,
+            orphaned: false,
+            orphans: Vec::new(),
             last_tickets: 0,
             flushes: 0,
             flushed_ns: 0,
@@ -107,11 +113,23 @@ impl Batches {
         self.rules.push_back((version, rule));
     }
 
-    /// `Output::Freeze`: nothing more is accepted; what is open is closed and handed over as it is.
+    /// `Output::Freeze`: nothing more is accepted. A node that goes on leading has had its batches closed and sealed
+    /// before: what is open still is of a leadership that has ended.
     pub(crate) fn freeze(&mut self, arena: &mut ArenaOwner) {
+        self.orphaned = self.closed.is_some() || arena.open_extent().is_some();
         self.to_open = None;
         self.rules.clear();
         arena.freeze();
+    }
+
+    /// Whether producers still hold a batch of a leadership that has ended.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.orphaned
+    }
+
+    /// A ticket whose append is in nobody's log.
+    pub(crate) fn next_orphan(&mut self) -> Option<TicketId> {
+        self.orphans.pop()
     }
 
     /// The counts before the next batch.
@@ -171,7 +189,9 @@ impl Batches {
             if !with.arena.is_sealed() {
                 with.arena.void_overdue(with.now_ns, with.hold_limit_ns);
             }
-            if with.arena.is_sealed() {
+            // A cut may have taken the place of an orphan that was complete.
+            let is_gone = self.orphaned && with.arena.closed_extent().is_none();
+            if with.arena.is_sealed() || is_gone {
                 self.seal(with)?;
             }
         }
@@ -304,15 +324,20 @@ impl Batches {
 
     /// Hands the sealed batch and its tickets to the node.
     fn seal(&mut self, with: &mut Surroundings<'_>) -> Result<(), Fault> {
-        let (Some(extent), Some(closed)) = (with.arena.take_sealed(), self.closed.take()) else {
-            return Ok(());
-        };
+        let Some(closed) = self.closed.take() else { return Ok(()) };
+        let extent = with.arena.take_sealed().unwrap_or(closed.extent);
         // After the seal: every ticket of the batch was queued before its reservation was committed.
         while let Some(ticket) = with.shared.queue.pop() {
             self.tickets.push(ticket);
         }
         self.tickets.sort_unstable_by_key(|ticket| ticket.lsn);
         let in_batch = self.tickets.partition_point(|ticket| ticket.lsn.0 < extent.end);
+        if self.orphaned {
+            self.orphans.extend(self.tickets.drain(..in_batch).map(|ticket| ticket.id));
+            self.handed_over += in_batch as u64;
+            self.orphaned = with.arena.open_extent().is_some();
+            return Ok(());
+        }
         let start = Lsn(extent.start);
         let body_start = start.plus(BATCH_HEADER_BYTES);
         let end = Lsn(extent.end).max(body_start);
@@ -338,10 +363,7 @@ impl Batches {
             rule: summary.rules.iter().map(|(version, _)| *version).max(),
             closed: closed.for_good,
         };
-        // A frozen arena: the node has ended this leadership, and an empty batch means nothing to it.
-        if !(with.arena.is_frozen() && batch.body_bytes == 0) {
-            with.brain.handle(Input::BatchSealed(batch));
-        }
+        with.brain.handle(Input::BatchSealed(batch));
         hand_over(with, body_start, end, self.position, &self.tickets[..in_batch]);
         self.tickets.drain(..in_batch);
         self.handed_over += in_batch as u64;

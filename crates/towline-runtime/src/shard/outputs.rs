@@ -40,13 +40,17 @@ impl Shard {
 
     /// A restarted primary that has fetched a tail begins its term where it was still receiving: the receive is
     /// called off, and its place is free when it has ended. A batch that came whole and that the node did not take (its
-    /// place, its term or what it follows was wrong) lies where the term begins: it is in nobody's log, and goes.
+    /// place, its term or what it follows was wrong) lies where the term begins: it is in nobody's log, and goes. So
+    /// does the open batch of an earlier term, once its producers are done with it.
     fn must_wait(&mut self, output: &Output) -> bool {
         let Output::PutHeader { header } = output else { return false };
         if self.core.shared.marks.leading.load(Ordering::Relaxed) {
             return false;
         }
         self.sessions.stop_receiving(&mut self.core);
+        if self.batches.is_orphaned() {
+            return true;
+        }
         let start = header.start.0;
         let arena = self.core.ring.arena_mut();
         if arena.is_being_filled(start..u64::MAX) {
@@ -173,7 +177,7 @@ impl Shard {
         self.core.brain.handle(input);
     }
 
-    fn ack(&mut self, ticket: TicketId, outcome: &TicketOutcome) {
+    pub(super) fn ack(&mut self, ticket: TicketId, outcome: &TicketOutcome) {
         match outcome {
             TicketOutcome::Committed(committed) => {
                 self.counters.acks += 1;
@@ -243,8 +247,8 @@ fn history_warning(history: &TermHistory, geometry: Geometry) -> Option<String> 
     let present = geometry.segment_of(entries.last()?.start);
     let in_present = entries.iter().filter(|entry| geometry.segment_of(entry.start) == present).count();
     Some(format!(
-        "{} of {MAX_TERM_HISTORY} terms are in the history since the log's start: trim the log, or this primary will not \
-         lead again after {left} more restarts; the {in_present} that begin in the present segment ({} to {}) stay until \
+        "{} of {MAX_TERM_HISTORY} terms are in the history since the log's start: trim the log, or this primary will wait \
+         for that before it leads, after {left} more restarts; the {in_present} that begin in the present segment ({} to {}) stay until \
          the log has gone on to the next",
         entries.len(),
         geometry.segment_start(present),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use towline_core::node::Input;
+use towline_core::node::{Input, TicketOutcome};
 use towline_core::types::Lsn;
 use towline_uring::{Completion, EventFd, RingError, Wait};
 
@@ -317,6 +317,12 @@ impl Shard {
         if let Err(fault) = self.batches.turn(&mut with) {
             core.brain.handle(fault.into_input());
         }
+        // Not through the node: it may lead again by now, and none of their bytes are in its log.
+        while let Some(ticket) = self.batches.next_orphan() {
+            let why = "this node no longer leads".to_owned();
+            self.ack(ticket, &TicketOutcome::Indeterminate(why));
+        }
+        let core = &mut self.core;
         // Only what the node has heard of can be cancelled there.
         let unsealed = self.batches.unsealed_from(core.ring.arena());
         let brain = &mut core.brain;

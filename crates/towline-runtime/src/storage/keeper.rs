@@ -1,8 +1,9 @@
 //! The keeper: one thread per shard for everything that is slow, so that the shard never waits for a file.
 //!
 //! It makes segments ahead, writes the meta block, recycles and cuts. Commands come through a bounded channel and
-//! are carried out in order, with one exception: a meta write overtakes the making and recycling of segments, which
-//! take long and depend on no later meta block. Answers are the node's own inputs.
+//! are carried out in order, with two exceptions: a meta write overtakes the making and recycling of segments, which
+//! take long and depend on no later meta block; and a segment that cannot be made is tried again later, with all those
+//! behind it. Answers are the node's own inputs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -32,7 +33,7 @@ use super::steps::Steps;
 pub enum Command {
     /// Make segment `seq`, with the leader's salt where one is given. Answer: `SegmentReady`; the file is then in
     /// [`Segments`], and whoever holds an earlier file of that number lets go of it. While it fails:
-    /// `SegmentFailed` once for each new cause, and further attempts.
+    /// `SegmentFailed` once for each new cause, and further attempts; those behind it wait, so that a crash finds no gap.
     Prepare {
         /// Sequence number.
         seq: u64,
@@ -189,7 +190,8 @@ struct Retry {
     salt: Option<u32>,
     at: Instant,
     delay: Duration,
-    error: String,
+    /// `None`: it was not tried, because it lies behind another.
+    error: Option<String>,
 }
 
 /// Whether the thread goes on.
@@ -213,13 +215,13 @@ impl Worker {
             if let Some(command) = self.desk.waiting.pop_front() {
                 return Some(command);
             }
-            let due = self.retries.iter().map(|(seq, retry)| (retry.at, *seq)).min();
-            let Some((at, seq)) = due else { return self.desk.inbox.recv().ok() };
+            self.forget_below_start();
+            let due = self.retries.first_key_value().map(|(seq, retry)| (*seq, retry.salt, retry.at));
+            let Some((seq, salt, at)) = due else { return self.desk.inbox.recv().ok() };
             match self.desk.inbox.recv_deadline(at) {
                 Ok(command) => return Some(command),
                 Err(RecvTimeoutError::Disconnected) => return None,
                 Err(RecvTimeoutError::Timeout) => {
-                    let salt = self.retries.get(&seq).and_then(|retry| retry.salt);
                     if matches!(self.prepare(seq, salt), Flow::End) {
                         return None;
                     }
@@ -239,7 +241,20 @@ impl Worker {
         }
     }
 
+    /// What lies below the log's start is not needed any more, and holds up nothing.
+    fn forget_below_start(&mut self) {
+        if let Some((_, geometry)) = self.segments.log() {
+            self.retries = self.retries.split_off(&geometry.segment_of(self.desk.log_start));
+        }
+    }
+
     fn prepare(&mut self, seq: u64, salt: Option<u32>) -> Flow {
+        // Put in place before one below it, it would stand behind a gap: a start after a crash refuses that.
+        if self.retries.range(..seq).next().is_some() {
+            let at = Instant::now();
+            self.retries.insert(seq, Retry { salt, at, delay: FIRST_RETRY, error: None });
+            return Flow::On;
+        }
         let made = match self.segments.log() {
             Some((log, geometry)) => self.make(seq, salt, log, geometry),
             None => Err(Refusal::Failed("this node has no log yet".to_owned())),
@@ -252,10 +267,10 @@ impl Worker {
             Err(Refusal::Stopped) => Flow::End,
             Err(Refusal::Failed(error)) => {
                 let earlier = self.retries.remove(&seq);
-                let is_new = earlier.as_ref().is_none_or(|retry| retry.error != error);
+                let is_new = earlier.as_ref().is_none_or(|retry| retry.error.as_ref() != Some(&error));
                 let delay = earlier.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(LAST_RETRY));
                 let at = Instant::now() + delay;
-                self.retries.insert(seq, Retry { salt, at, delay, error: error.clone() });
+                self.retries.insert(seq, Retry { salt, at, delay, error: Some(error.clone()) });
                 if is_new { self.desk.answer(Input::SegmentFailed { seq, error }) } else { Flow::On }
             }
         }
@@ -266,9 +281,9 @@ impl Worker {
             if salt.is_none_or(|salt| salt == found) {
                 return Ok(found);
             }
-            if self.holds_batches(seq, found, log, geometry)? {
+            if let Some(held) = self.holds_batches(seq, log, geometry)? {
                 return Err(Refusal::Failed(format!(
-                    "segment {seq} holds batches under salt {found:08x}; it must be cut first"
+                    "segment {seq} holds batches under salt {held:08x}; it must be cut first"
                 )));
             }
         }
@@ -290,14 +305,15 @@ impl Worker {
         Some(self.spares.swap_remove(at))
     }
 
-    /// Whether a segment in place has a first batch: then it is part of a log, under whatever salt.
-    fn holds_batches(&self, seq: u64, salt: u32, log: LogId, geometry: Geometry) -> Result<bool, Refusal> {
-        let Some(file) = self.segments.file(seq) else { return Ok(false) };
+    /// The salt of a first batch in a segment that is in place, if it has one: then it is part of a log. What a file was
+    /// used for before lies below its place.
+    fn holds_batches(&self, seq: u64, log: LogId, geometry: Geometry) -> Result<Option<u32>, Refusal> {
+        let Some(file) = self.segments.file(seq) else { return Ok(None) };
         let first = geometry.first_batch(seq);
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES as usize);
         file.pread_exact(geometry.offset_of(first), &mut block).map_err(OpenError::file)?;
-        let header = BatchHeader::decode(&block, log, salt, geometry);
-        Ok(header.is_ok_and(|header| header.start == first))
+        let found = BatchHeader::decode_any(&block).ok();
+        Ok(found.filter(|(header, _)| header.log == log && header.start == first).map(|(_, salt)| salt))
     }
 
     fn recycle(&mut self, below: Lsn) -> Flow {

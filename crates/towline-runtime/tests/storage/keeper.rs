@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use towline_core::format::BatchKind;
 use towline_core::node::Input;
 use towline_core::types::{LogId, Lsn, Span};
 use towline_runtime::storage::{Command, Keeper, Purpose, SegmentReader, ShardDir, Steps, StorageOptions};
 
-use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload, stopping};
+use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload, stopping, write};
 
 #[test]
 fn a_segment_is_made_whole_and_asked_for_twice_only_once() {
@@ -227,6 +228,64 @@ fn a_segment_that_cannot_be_made_is_tried_again_until_it_can() {
     assert!(log.kept.answers.try_recv().is_err(), "the same cause is said once");
     fs::remove_dir(&obstacle).unwrap();
     assert!(matches!(log.kept.next(), Input::SegmentReady { seq: 0, .. }));
+}
+
+#[test]
+fn what_cannot_be_made_holds_up_the_segments_behind_it() {
+    let place = Place::new();
+    let log = Log::start(place.open().unwrap());
+    // There is no room for segment 1, and there would be for those behind it.
+    let obstacle = place.path.join(format!("segments/{:016x}.tmp", 1));
+    fs::create_dir(&obstacle).unwrap();
+    let salt = |seq| Some(10 + seq as u32);
+    assert_eq!(
+        log.kept.ask(Command::Prepare { seq: 0, salt: salt(0) }),
+        Input::SegmentReady { seq: 0, salt: 10 }
+    );
+    for seq in 1..=3 {
+        log.kept.send(Command::Prepare { seq, salt: salt(seq) });
+    }
+    assert!(matches!(log.kept.next(), Input::SegmentFailed { seq: 1, .. }));
+    std::thread::sleep(Duration::from_millis(250));
+    assert!(log.kept.answers.try_recv().is_err(), "nothing is made behind a gap");
+    let names = fs::read_dir(place.path.join("segments")).unwrap();
+    let seqs = names.filter(|name| name.as_ref().unwrap().path().extension().is_some_and(|ext| ext == "seg"));
+    assert_eq!(seqs.count(), 1, "a crash now must not find a gap");
+    fs::remove_dir(&obstacle).unwrap();
+    for seq in 1..=3 {
+        assert_eq!(log.kept.next(), Input::SegmentReady { seq, salt: 10 + seq as u32 });
+    }
+    log.close();
+    let opened = place.open().unwrap();
+    assert_eq!(opened.segments.list().len(), 4);
+}
+
+#[test]
+fn a_segment_below_the_logs_start_holds_up_none() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    let obstacle = place.path.join(format!("segments/{:016x}.tmp", 0));
+    fs::create_dir(&obstacle).unwrap();
+    let answer = log.kept.ask(Command::Prepare { seq: 0, salt: None });
+    assert!(matches!(answer, Input::SegmentFailed { seq: 0, .. }), "{answer:?}");
+    // An empty standby that goes on at the start of a trimmed log.
+    log.change_meta(|meta| meta.log_start = GEOMETRY.first_batch(5));
+    let answer = log.kept.ask(Command::Prepare { seq: 5, salt: Some(5) });
+    assert_eq!(answer, Input::SegmentReady { seq: 5, salt: 5 });
+}
+
+#[test]
+fn a_segment_with_a_batch_of_its_place_is_not_made_anew_whatever_its_salt() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    let salt = log.prepare(0);
+    log.lead();
+    // As a node would leave it that took another file for the one it had asked for.
+    let (header, bytes) = log.build(BatchKind::Seal, &[]);
+    let other = [header.encode(salt ^ 1).as_slice(), &bytes[128..]].concat();
+    write(&log.segments.file(0).unwrap(), GEOMETRY.offset_of(header.start), &other);
+    let answer = log.kept.ask(Command::Prepare { seq: 0, salt: Some(salt ^ 1) });
+    assert!(matches!(answer, Input::SegmentFailed { seq: 0, .. }), "{answer:?}");
 }
 
 #[test]

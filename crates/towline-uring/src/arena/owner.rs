@@ -204,6 +204,11 @@ impl ArenaOwner {
         self.closed.is_some_and(|batch| self.is_complete(batch))
     }
 
+    /// The batch that was closed and not taken; none after a rewind or a reset, which take complete ones back.
+    pub fn closed_extent(&self) -> Option<BatchExtent> {
+        self.closed
+    }
+
     /// Takes the closed batch once it is sealed; its bytes are then the owner's.
     pub fn take_sealed(&mut self) -> Option<BatchExtent> {
         if self.is_sealed() { self.closed.take() } else { None }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
 use towline_core::log::Recovered;
-use towline_core::node::{NodeConfig, Output, StartRole};
+use towline_core::node::{FreezeReason, NodeConfig, Output, StartRole};
 use towline_core::types::{Level, Meta, NodeId};
 use towline_uring::Wake;
 
@@ -75,8 +75,16 @@ impl Rig {
         rig
     }
 
-    /// As the shard's: the clock, the batches, then what the node has to say.
+    /// Turns until nothing waits.
     fn turn(&mut self, now_ns: u64) {
+        self.turn_once(now_ns);
+        if self.batches.is_waiting() {
+            self.turn(now_ns);
+        }
+    }
+
+    /// As the shard's: the clock, the batches, then what the node has to say.
+    fn turn_once(&mut self, now_ns: u64) {
         self.brain.handle(Input::Tick { now_ns });
         let mut with = Surroundings {
             arena: &mut self.arena,
@@ -86,16 +94,13 @@ impl Rig {
             log: LOG,
             geometry: GEOMETRY,
             now_ns,
-            hold_limit_ns: u64::MAX,
+            hold_limit_ns: HOLD_LIMIT_NS,
             flushes: self.flushes,
             acks: self.acks,
         };
         self.batches.turn(&mut with).unwrap();
         while let Some(output) = self.brain.poll_output() {
             self.carry_out(output);
-        }
-        if self.batches.is_waiting() {
-            self.turn(now_ns);
         }
     }
 
@@ -234,6 +239,28 @@ fn a_ticket_whose_record_was_voided_is_not_acknowledged_and_claims_nothing() {
     assert!(waiting.wait().is_err(), "nothing of it is in the log");
 }
 
+#[test]
+fn what_producers_hold_when_a_leadership_ends_is_in_nobodys_log_and_ends_none() {
+    let mut rig = Rig::leading(T);
+    let end = rig.brain.node.watermarks().end;
+    rig.append(1);
+    let held = rig.handle.reserve(100, Level::Local, None).unwrap();
+    // The cut takes its segment, and the node leads again before the producer is done.
+    rig.carry_out(Output::Freeze { why: FreezeReason::Fenced("another one leads".to_owned()) });
+    rig.files.segments().remove(0);
+    rig.turn_once(T + US);
+    assert!(rig.batches.is_orphaned(), "the next term's first batch has to wait for its place");
+    assert_eq!(rig.batches.next_orphan(), None);
+    rig.turn_once(crate::clock::now_ns() + HOLD_LIMIT_NS);
+    assert!(!rig.batches.is_orphaned() && !rig.batches.is_waiting());
+    let orphan = rig.batches.next_orphan().expect("its append is answered");
+    assert_eq!(rig.batches.next_orphan(), None);
+    assert_eq!((rig.brain.node.watermarks().end, rig.writing), (end, None), "the node was not given it");
+    assert!(rig.shared.slots.complete(orphan, &TicketOutcome::Indeterminate("gone".to_owned())));
+    assert!(rig.tickets.pop().unwrap().wait().is_err() && held.commit().is_err());
+}
+
+const HOLD_LIMIT_NS: u64 = 1_000_000_000;
 const US: u64 = 1_000;
 /// When a flush ends.
 const T: u64 = 1_000_000_000;

@@ -192,7 +192,7 @@ fn what_came_behind_a_roll_waits_for_room_in_the_next_segment() {
     rig.ring.arena_mut().reset(floor).unwrap();
     let (mut incoming, mut arrived) = (Incoming::new(false), Vec::new());
     assert!(incoming.receive(rig.ring.arena_mut(), roll.start, next.plus(1 << 20)));
-    let segment = Frame::Segment { seq: 1, salt: SALT, incarnation: 0 };
+    let segment = Frame::Segment { seq: 1, salt: SALT };
     rig.far.write_all(&[encoded(&segment), roll_bytes, bytes.clone()].concat()).unwrap();
     rig.receive_all(&mut incoming, &mut arrived).unwrap();
     assert_eq!(batches(&arrived), [roll]);
