@@ -82,6 +82,8 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::TruncatedBatch => recovery("stale_batches_of_a_truncated_term"),
         Bug::CreditIgnored => worlds(),
         Bug::ReleasedUnflushed | Bug::WritesOutsideSpan | Bug::ReadySaysMore => worlds(),
+        Bug::StalePermit => claim("writing::a_permit_from_before_a_term_allows_nothing_after_it"),
+        Bug::StaleSegment => claim("writing::what_is_written_waits_for_the_file_that_was_asked_for_last"),
         Bug::RollTooEarly => claim("a_segment_is_closed_only_when_the_next_is_in_place"),
         Bug::TrimPastStandbys => claim("a_trim_leaves_what_a_registered_standby_still_needs"),
         Bug::WrittenInOwnMemory => standby("written_is_what_a_killed_process_would_find_again"),
