@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
+use towline_core::format::RecordHeader;
 use towline_core::types::Lsn;
-use towline_core::types::limits::MAX_BATCH_BYTES;
+use towline_core::types::limits::{MAX_BATCH_BYTES, RECORD_HEADER_BYTES};
 
 use super::shared::Marks;
 use super::{Handle, Readers};
@@ -176,7 +177,7 @@ impl Tail {
                     self.at = found.next;
                     let start = found.header.body_start();
                     let len = self.reader.body().len() as u64;
-                    let skip = self.skip_below.bytes_since(start).min(len);
+                    let skip = whole_records_before(self.reader.body(), self.skip_below.bytes_since(start));
                     self.skip_below = Lsn(0);
                     if skip == len {
                         continue;
@@ -195,6 +196,19 @@ impl Tail {
             }
         }
     }
+}
+
+/// Bytes of the records that begin before `offset`: what is left begins with a record, wherever `offset` lies.
+fn whole_records_before(body: &[u8], offset: u64) -> u64 {
+    let len = body.len() as u64;
+    let mut at = 0;
+    while at < offset.min(len) {
+        let header =
+            body.get(at as usize..).and_then(<[u8]>::first_chunk::<{ RECORD_HEADER_BYTES as usize }>);
+        let Some(header) = header.and_then(|bytes| RecordHeader::decode(*bytes)) else { return len };
+        at += header.total_bytes();
+    }
+    at.min(len)
 }
 
 fn limit(handle: &Handle, safe: bool) -> Lsn {
