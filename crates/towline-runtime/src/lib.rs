@@ -16,6 +16,7 @@ mod host;
 mod listen;
 mod metrics;
 mod node;
+mod node_dir;
 mod options;
 mod read_buf;
 mod shard;

@@ -14,6 +14,7 @@ use crate::handle::shared::Command;
 use crate::host::{glommio, thread};
 use crate::listen::Listener;
 use crate::metrics::{Responder, prometheus};
+use crate::node_dir::check_node_dir;
 use crate::options::{Host, NodeOptions};
 use crate::shard::seed::ShardSeed;
 use crate::status::Status;
@@ -66,6 +67,7 @@ impl RunningNode {
         ) -> Result<Option<ShardThread>, StartError>,
     ) -> Result<RunningNode, StartError> {
         options.check()?;
+        check_node_dir(&options.dir, options.shards)?;
         let mut seeds = Vec::with_capacity(usize::from(options.shards));
         let mut node = None;
         for number in 0..options.shards {

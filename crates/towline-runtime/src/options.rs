@@ -18,7 +18,8 @@ use crate::error::StartError;
 /// How a node is started. `Default` is a primary without standbys in the directory `towline`, without a port.
 #[derive(Clone)]
 pub struct NodeOptions {
-    /// The node's directory; each shard has a folder of its own in it.
+    /// The node's directory; each shard has a folder of its own in it. A directory with more shards than are asked for is
+    /// refused, and so are one shard's own folder and a directory of other files.
     pub dir: PathBuf,
     /// Primary or standby.
     pub role: Role,

@@ -27,8 +27,10 @@ impl Shard {
         self.number
     }
 
-    /// Appends one record. Waits for room where the arena is full or the log has reached its retention; the
-    /// [`Ticket`] then waits for the level.
+    /// Appends one record. Waits, without a limit, for room where the arena is full, the disk is, or the log has reached
+    /// its retention, and for leadership where a restarted node does not lead yet (a socket client is answered
+    /// `unavailable` instead); the [`Ticket`] then waits for the level. [`append_within`](Shard::append_within) has a
+    /// limit, [`try_append`](Shard::try_append) never waits.
     ///
     /// `window` makes a remote level acknowledge earlier: when everything but the last `window` of payload is safe
     /// ([`Window`]). `None` is the level itself.
@@ -56,7 +58,7 @@ impl Shard {
         self.handle.append(payload, level, window)
     }
 
-    /// As [`append`](Shard::append), but answers [`AppendError::Full`] instead of waiting for room.
+    /// As [`append`](Shard::append), but answers [`AppendError::Full`] or [`AppendError::Unavailable`] instead of waiting.
     ///
     /// # Errors
     /// [`AppendError`]: nothing was written.
@@ -69,11 +71,12 @@ impl Shard {
         self.handle.try_append(payload, level, window)
     }
 
-    /// As [`append`](Shard::append), but waits for room at most `limit`, to within 50 ms. A log that nobody trims is
-    /// full for ever, and [`append`](Shard::append) waits for ever.
+    /// As [`append`](Shard::append), but waits for room and for leadership at most `limit`, to within 50 ms. A log that
+    /// nobody trims is full for ever, and [`append`](Shard::append) waits for ever.
     ///
     /// # Errors
-    /// [`AppendError`]: nothing was written; [`AppendError::Full`] when there was no room in time.
+    /// [`AppendError`]: nothing was written; [`AppendError::Full`] when there was no room in time,
+    /// [`AppendError::Unavailable`] when this node did not come to lead.
     pub fn append_within(
         &self,
         payload: &[u8],
@@ -84,8 +87,8 @@ impl Shard {
         self.handle.append_within(payload, level, window, limit)
     }
 
-    /// As [`append`](Shard::append) in a task, on any async runtime: it waits for room without blocking the thread,
-    /// and the ticket is a `Future`.
+    /// As [`append`](Shard::append) in a task, on any async runtime: it waits for room and leadership without blocking the
+    /// thread, and the ticket is a `Future`.
     ///
     /// # Errors
     /// [`AppendError`]: nothing was written.
@@ -121,7 +124,7 @@ impl Shard {
     }
 
     /// Reserves room for a record of `len` bytes, to be built in place: the bytes that you fill are the bytes that go
-    /// to the disk and to the standbys. Waits for room. One that is dropped, or held for too long (a second, unless
+    /// to the disk and to the standbys. Waits as [`append`](Shard::append) does, without a limit. One that is dropped, or held for too long (a second, unless
     /// [`NodeOptions::hold_limit`](crate::NodeOptions::hold_limit) says otherwise), becomes a void record, which no
     /// reader sees. Nothing behind a held reservation can be flushed, so fill it at once.
     ///
@@ -156,7 +159,7 @@ impl Shard {
         }
     }
 
-    /// As [`reserve`](Shard::reserve), but answers [`AppendError::Full`] instead of waiting for room.
+    /// As [`reserve`](Shard::reserve), but answers [`AppendError::Full`] or [`AppendError::Unavailable`] instead of waiting.
     ///
     /// # Errors
     /// [`AppendError`]: nothing was written.

@@ -217,7 +217,26 @@ fn inspect(dir: &Path, force: bool) -> Outcome {
     })?;
     describe_counts(&mut to, &counts, end, &standing)?;
     to.flush()?;
-    Ok(())
+    refuse_damage(dir, &reader, force)
+}
+
+/// What was read may be less than what was durable: then it was no reading of the log. Of a log that is being written
+/// nothing can be concluded from bytes that came after they were looked at, so a clean end is taken for one.
+fn refuse_damage(dir: &Path, reader: &LogReader, force: bool) -> Outcome {
+    let scan = reader.scan().map_err(open_failure)?;
+    match scan.verdict {
+        Verdict::Corrupt { span, why } if !force || !scan.evidence.standing.is_clean() => {
+            let text = format!(
+                "{}: the log is damaged behind what was read: durable bytes {} to {}: {why}; `towline log repair` fetches the \
+                 range from another node",
+                dir.display(),
+                span.start,
+                span.end
+            );
+            Err(Failure::new(Code::Corrupt, anyhow::Error::msg(text)))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[derive(Default)]
@@ -397,6 +416,7 @@ fn dump(dir: &Path, args: &DumpArgs) -> Outcome {
         Ok(())
     })?;
     to.flush()?;
+    refuse_damage(dir, &reader, args.at.force)?;
     if args.from > end {
         let text = format!("{}: nothing begins at {}: the log ends at {end}", dir.display(), args.from);
         return Err(Failure::new(Code::Failed, anyhow::Error::msg(text)));

@@ -1,6 +1,8 @@
 //! `towline promote` and `towline switchover`: who leads is decided by the nodes; this asks, shard by shard, and says
 //! what came of it.
 
+mod check;
+
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use anyhow::anyhow;
 use clap::Args;
 use towline::Lsn;
 use towline::client::{Client, ClientOptions, PromoteOptions, Promotion};
-use towline_core::node::RoleStatus;
+use towline_core::node::{NodeStatus, RoleStatus};
 
 use crate::client::{new_table, shard_status};
 use crate::exit::{Code, Failure, Outcome};
@@ -51,7 +53,10 @@ Example:
 
 The primary takes no more appends (clients are told 'unavailable'), its log is flushed, the standby catches up to its end \
 and is promoted, and the old primary follows it. If anything fails before that, the old primary takes appends again, also \
-when this command is killed: its pause ends by itself.")]
+when this command is killed: its pause ends by itself.
+
+Refused before the pause (exit code 2): --standbys without the old primary, which would be left behind; and a rule, the \
+log's own where none is given, that the new standbys cannot meet: it often names the one that is to lead.")]
 pub(crate) struct SwitchoverArgs {
     /// The present primary
     #[arg(long, value_name = "HOST:PORT")]
@@ -93,7 +98,8 @@ pub(crate) fn promote(args: PromoteArgs) -> Outcome {
     let options = args.set.options(args.force)?;
     let mut done = Vec::new();
     let mut failed = None;
-    for (shard, client) in connect_all(&args.address)?.iter_mut().enumerate() {
+    let mut clients = connect_all(&args.address)?;
+    for (shard, client) in clients.iter_mut().enumerate() {
         match client.promote(&options) {
             Ok(promotion) => done.push((shard, promotion)),
             Err(error) => {
@@ -103,6 +109,7 @@ pub(crate) fn promote(args: PromoteArgs) -> Outcome {
         }
     }
     print_promotions(&done)?;
+    note_unmet(&mut clients[..done.len()])?;
     match failed {
         None => Ok(()),
         Some((shard, error)) => {
@@ -129,6 +136,7 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> Outcome {
         let text = format!("{} leads already; nothing was changed", args.to);
         return Err(Failure::new(Code::Failed, anyhow!(text)));
     }
+    check::hand_over(&args.from, &mut from, &args.to, &mut to, &options)?;
     let mut done = Vec::new();
     let handed = hand_over(&mut from, &mut to, &options, deadline, &mut done);
     print_promotions(&done)?;
@@ -146,6 +154,24 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> Outcome {
             "{} leads; {} does not follow it yet: look at its status, and that --standbys names it",
             args.to, args.from
         ))?,
+    }
+    note_unmet(&mut to)
+}
+
+/// Appends at the default level wait while the rule is not met: said, when it is not met within a moment.
+fn note_unmet(led: &mut [Client]) -> Outcome {
+    for (shard, client) in led.iter_mut().enumerate() {
+        let is_met = |node: &NodeStatus| node.gate.unmet_since_ns.is_none();
+        let met = wait_until(Instant::now() + MET_LIMIT, || Ok(is_met(&shard_status(client)?.node)));
+        let (Ok(false), Ok(status)) = (met, shard_status(client)) else { continue };
+        let missing = status.node.standbys.iter().filter(|peer| peer.state != "streaming");
+        let missing: Vec<&str> = missing.map(|peer| peer.name.as_str()).collect();
+        out::line(&format!(
+            "note (shard {shard}): the sync rule '{}' is NOT MET yet: appends at remote levels ('on' is the default) wait \
+             until enough of its standbys follow; not here: {}",
+            status.node.gate.rule.rule,
+            missing.join(", ")
+        ))?;
     }
     Ok(())
 }
@@ -251,6 +277,8 @@ fn print_promotions(done: &[(usize, Promotion)]) -> Outcome {
     Ok(())
 }
 
+/// How long standbys are given to be met by their new primary before it is worth a note.
+const MET_LIMIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 const LEAST_LEFT: Duration = Duration::from_millis(500);
 const PAUSE_MARGIN: Duration = Duration::from_secs(5);

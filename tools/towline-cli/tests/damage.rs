@@ -69,6 +69,11 @@ fn damage_in_the_middle_is_refused_with_its_range_and_left_alone() {
     let range = format!("{:X}/{:08X}", batch >> 32, batch & 0xFFFF_FFFF);
     assert_refused(&log("verify", &dir), 3, &["damaged", &range, "another node"]);
     assert_refused(&plan.refused(), 3, &[&range]);
+    // What comes before is printed, and that it is not all.
+    let dumped = log("dump", &dir);
+    assert_refused(&dumped, 3, &["damaged", &range]);
+    assert_eq!(text(&dumped.stdout).lines().count(), 4);
+    assert_refused(&log("inspect", &dir), 3, &["damaged", &range]);
     assert!(fs::read(first_segment(&dir)).unwrap() == before, "a refusal changes nothing");
 
     segment.write_all_at(&byte, lsns[4] + 14).unwrap();
@@ -250,6 +255,9 @@ fn appends_wait_while_the_disk_is_full_and_none_is_lost() {
         appender.finish()
     });
     node.wait_said("no space left");
+    node.wait_said("appends WAIT for room");
+    let shown = text(&node.ask("status", &[]).stdout);
+    assert!(shown.contains("appends WAIT for room") && shown.contains("no space left"), "{shown}");
     // Reads go on.
     assert_eq!(node.tail()[0], "first");
     assert!(!feeder.is_finished(), "what does not fit waits");

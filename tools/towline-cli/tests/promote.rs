@@ -190,9 +190,10 @@ fn a_promotion_that_is_refused_changes_nothing() {
     let b_address = b.address();
     drop(b);
     let set = others(&[("b", b_address), ("primary", primary.address())]);
-    let refused = promote(&a, &[&set, "--timeout=1s"]);
+    let rule = "--sync-rule=ANY 1 (primary)";
+    let refused = promote(&a, &[&set, rule, "--timeout=1s"]);
     assert_refused(&refused, 1, &["2 of 2 standbys", "not heard of: b"]);
-    let short = promote(&a, &["--standbys=primary=127.0.0.1:9", "--timeout=300ms"]);
+    let short = promote(&a, &["--standbys=primary=127.0.0.1:9", rule, "--timeout=300ms"]);
     assert_refused(&short, 1, &["2 of 2 standbys", "not heard of: primary"]);
     assert_refused(&promote(&primary, &[&set]), 1, &["leads already"]);
     assert_refused(&promote(&a, &["--standbys=nonsense"]), 2, &["NAME=HOST:PORT"]);
@@ -247,7 +248,8 @@ fn a_switchover_that_fails_leaves_the_old_primary_leading() {
     drop(b);
     let set = others(&[("b", b_address), ("primary", primary.address())]);
     let flags = [format!("--from={}", primary.address()), format!("--to={}", a.address())];
-    let refused = towline(&["switchover", &flags[0], &flags[1], &set, "--timeout=1s"]);
+    let rule = "--sync-rule=ANY 1 (b, primary)";
+    let refused = towline(&["switchover", &flags[0], &flags[1], &set, rule, "--timeout=1s"]);
     assert_refused(&refused, 1, &["not switched over", "takes appends again"]);
     primary.append("on", &numbered(0..10));
     wait_follows(&a);
@@ -264,10 +266,59 @@ fn a_forced_promotion_says_what_may_be_lost() {
     let set = others(&[("b", b.address()), ("primary", primary.address())]);
     drop(b);
     drop(primary);
-    assert_refused(&promote(&a, &[&set, "--timeout=500ms"]), 1, &["not heard of: b, primary"]);
+    let rule = "--sync-rule=ANY 1 (b, primary)";
+    assert_refused(&promote(&a, &[&set, rule, "--timeout=500ms"]), 1, &["not heard of: b, primary"]);
     let done =
         assert_done(&promote(&a, &[&set, "--force", "--timeout=2s", "--sync-rule=ANY 1 (b, primary)"]));
     assert!(done.contains("forced: 1 of 2 standbys") && done.contains("may be missing"), "{done}");
     a.append("local", &numbered(10..20));
     assert_eq!(a.tail_unsafe(), numbered(0..20));
+}
+
+#[test]
+fn a_switchover_that_would_strand_or_stall_is_refused_before_the_pause() {
+    let folder = Folder::new();
+    let (primary, a, b) = cluster(&folder);
+    let flags = [format!("--from={}", primary.address()), format!("--to={}", a.address())];
+    let switchover = |more: &[&str]| towline(&[&["switchover", &flags[0], &flags[1]], more].concat());
+    let before = primary.status()["shards"][0]["events"].clone();
+
+    let rule = "--sync-rule=ANY 1 (b)";
+    let without = switchover(&[&others(&[("b", b.address())]), rule]);
+    assert_refused(&without, 2, &["does not name", &primary.address().to_string(), "--standbys NAME="]);
+    let nobody = switchover(&["--standbys=b=127.0.0.1:9", rule]);
+    assert_refused(&nobody, 2, &["does not name"]);
+    let set = others(&[("b", b.address()), ("primary", primary.address())]);
+    let stalls = switchover(&[&set]);
+    assert_refused(&stalls, 2, &["'ANY 1 (a, b)'", "'a'", "--sync-rule 'ANY 1 (b, primary)'"]);
+    let fewer = switchover(&[&set, "--sync-rule="]);
+    assert_refused(&fewer, 2, &["fewer standbys", "ANY 1 (a, b)"]);
+    let foreign = switchover(&[&set, "--sync-rule=ANY 1 (zz)"]);
+    assert_refused(&foreign, 2, &["'zz'"]);
+    let same = towline(&["switchover", &flags[0], &flags[0].replace("from", "to"), &set]);
+    assert_refused(&same, 2, &["one node"]);
+
+    assert_eq!(primary.status()["shards"][0]["events"], before, "it was never paused");
+    primary.append("on", &numbered(0..10));
+    wait_follows(&a);
+
+    assert_done(&switchover(&[&set, "--sync-rule=ANY 1 (b, primary)"]));
+    let again = switchover(&[&set, "--sync-rule=ANY 1 (b, primary)"]);
+    assert_refused(&again, 1, &["leads already"]);
+}
+
+#[test]
+fn a_promotion_says_that_the_default_level_waits_for_a_standby() {
+    let folder = Folder::new();
+    let a = NodePlan::standby("a", folder.join("a")).start();
+    let primary = NodePlan::primary(folder.join("p")).ships_to(&a).flag("--sync-rule=ANY 1 (a)").start();
+    primary.append("on", &numbered(0..10));
+    primary.wait_caught_up(0);
+    let plan = primary.kill();
+    let set = format!("--standbys=primary={}", plan.listen_address());
+    let done = assert_done(&promote(&a, &[&set, "--sync-rule=ANY 1 (primary)"]));
+    assert!(done.contains("NOT MET") && done.contains("not here: primary"), "{done}");
+    let address = plan.listen_address().parse().unwrap();
+    let _back = NodePlan::standby("primary", folder.join("p")).at(address).start();
+    a.wait_status("met", |node| node["gate"]["unmet_since_ns"].is_null());
 }

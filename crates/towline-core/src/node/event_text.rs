@@ -43,6 +43,9 @@ impl Display for Line<'_> {
                 write!(f, "standby {} is behind and reads from segments", name(peer))
             }
             Event::StandbyLost { peer, why } => write!(f, "standby {} lost: {why}", name(peer)),
+            Event::StandbyUnreachable { peer, why } => {
+                write!(f, "standby {} cannot be reached: {why}; it is tried again", name(peer))
+            }
             Event::StandbyMustResync { peer, why } => {
                 write!(f, "standby {} MUST RESYNC: {why}; empty its directory and start it again", name(peer))
             }
@@ -57,6 +60,9 @@ impl Display for Line<'_> {
                 "standby {} counts again: it has flushed the log up to {flushed}, and with it all that it had lost",
                 name(peer)
             ),
+            Event::RuleUnmet { why } => {
+                write!(f, "the sync rule is NOT MET, and appends at remote levels wait: {why}")
+            }
             Event::Degraded { released } => write!(
                 f,
                 "DEGRADED: the sync rule cannot be met; acknowledgements say local until it is met again ({released} \

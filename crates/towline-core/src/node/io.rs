@@ -493,6 +493,13 @@ pub enum Event {
         /// Why.
         why: String,
     },
+    /// A standby cannot be dialled: said when it begins, and when the cause changes.
+    StandbyUnreachable {
+        /// Its place in the configuration.
+        peer: PeerIndex,
+        /// Why.
+        why: String,
+    },
     /// A standby must resynchronise from a snapshot.
     StandbyMustResync {
         /// Its place in the configuration.
@@ -515,6 +522,11 @@ pub enum Event {
         peer: PeerIndex,
         /// It has flushed the log up to here.
         flushed: Lsn,
+    },
+    /// Too few of the sync rule's standbys stream, for long enough that somebody should know.
+    RuleUnmet {
+        /// The rule, and what is the matter with each standby that it lacks.
+        why: String,
     },
     /// The sync rule cannot be met: acks are `local` now.
     Degraded {

@@ -22,8 +22,10 @@ pub(super) struct Leading {
     pub(super) promoted: bool,
     /// A producer's append does not fit into what is left of the segment.
     roll_wanted: bool,
-    /// Producers have been told that there is no room.
-    full: bool,
+    /// Producers have been told that there is no room, and why.
+    pub(super) full: Option<String>,
+    /// The next segment could not be made ready when it was last tried: nothing to say until the log needs it.
+    pub(super) unprepared: Option<String>,
 }
 
 /// Whether producers have a batch to append to.
@@ -44,7 +46,20 @@ pub(super) enum Batch {
 
 impl Leading {
     pub(super) fn new(term: Term, start: Lsn, promoted: bool) -> Leading {
-        Leading { term, start, batch: Batch::TermStart, promoted, roll_wanted: false, full: false }
+        Leading {
+            term,
+            start,
+            batch: Batch::TermStart,
+            promoted,
+            roll_wanted: false,
+            full: None,
+            unprepared: None,
+        }
+    }
+
+    /// Why producers wait for room, if they do.
+    pub(super) fn full(&self) -> Option<&str> {
+        self.full.as_deref()
     }
 }
 
@@ -434,6 +449,7 @@ impl Node {
     fn maybe_open(&mut self) {
         let start = self.tail.next_batch();
         let batch = if self.segments.salt_of(start).is_none() {
+            self.tell_unprepared();
             Batch::Opening
         } else if !self.fits_a_block() {
             Batch::Rolling
@@ -458,6 +474,8 @@ impl Node {
                 "the log has reached its retention limit of {} bytes past the last trim: trim it, or raise the limit",
                 self.config.retention_bytes
             ));
+        } else {
+            self.tell_unprepared();
         }
     }
 
@@ -469,16 +487,7 @@ impl Node {
         if let Role::Leading(leading) = &mut self.role {
             leading.batch = Batch::Open;
             leading.roll_wanted = false;
-            leading.full = false;
-        }
-    }
-
-    fn tell_full(&mut self, why: String) {
-        if let Role::Leading(leading) = &mut self.role
-            && !leading.full
-        {
-            leading.full = true;
-            self.freeze(FreezeReason::Full(why));
+            leading.full = None;
         }
     }
 
@@ -512,18 +521,11 @@ impl Node {
     }
 
     pub(super) fn handle_segment_ready(&mut self, seq: u64, salt: u32) {
+        if let Role::Leading(leading) = &mut self.role {
+            leading.unprepared = None;
+        }
         if self.segments.ready(seq, salt) {
             self.offer_segment(seq, salt);
-        }
-    }
-
-    pub(super) fn handle_segment_failed(&mut self, seq: u64, error: &str) {
-        self.out.push_back(note(format!("segment {seq} could not be prepared: {error}")));
-        if matches!(
-            self.role,
-            Role::Leading(Leading { batch: Batch::Rolling | Batch::TermStart | Batch::Opening, .. })
-        ) {
-            self.tell_full(format!("segment {seq} could not be prepared: {error}"));
         }
     }
 

@@ -23,10 +23,12 @@ mod promotion;
 mod receiving;
 mod reporting;
 mod restart;
+mod room;
 mod sending;
 mod settle;
 mod shipping;
 mod status;
+mod unmet;
 
 pub use crate::replication::{Ticket, TicketOutcome};
 pub use config::{NodeConfig, StartRole};
@@ -82,6 +84,8 @@ pub struct Node {
     acknowledged: Lsn,
     /// When that was last put on its way to the meta block for its own sake.
     acknowledged_ns: u64,
+    /// The operator knows that the sync rule is not met.
+    unmet_told: bool,
 }
 
 /// What this node is doing.
@@ -143,6 +147,7 @@ impl Node {
             stopping: false,
             acknowledged,
             acknowledged_ns: 0,
+            unmet_told: false,
             config,
         };
         if let Some(span) = recovered.cut {

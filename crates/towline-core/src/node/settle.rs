@@ -33,6 +33,7 @@ impl Node {
             self.seal_deadline_ns(),
             self.promotion_deadline_ns(),
             self.pause_deadline_ns(),
+            self.unmet_deadline_ns(),
         ]
         .into_iter()
         .flatten()
@@ -49,6 +50,7 @@ impl Node {
         self.settle_writes();
         self.settle_shipping();
         self.settle_gate();
+        self.settle_unmet();
         // Before the reports: they carry the credit.
         self.settle_release();
         self.settle_following();

@@ -47,6 +47,8 @@ pub(super) struct Peer {
     pub(super) spoke_ns: u64,
     /// It has been told to resync, and has not come back with a log that goes on from this one.
     pub(super) must_resync: bool,
+    /// Why there is no session, as last heard; empty once it is shipped to.
+    pub(super) why_down: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +88,7 @@ impl Peer {
             heard_ns: 0,
             spoke_ns: 0,
             must_resync: false,
+            why_down: String::new(),
         }
     }
 
@@ -132,6 +135,7 @@ impl Peer {
             watermarks: *self.progress.watermarks(),
             lag_bytes: end.bytes_since(self.progress.flushed_high().max(log_start)),
             excluded: self.progress.is_excluded(),
+            why: self.why_down.clone(),
         }
     }
 }
@@ -233,8 +237,14 @@ impl Node {
         }
     }
 
-    pub(super) fn handle_dial_failed(&mut self, peer: PeerIndex, _error: &str, jitter: u64) {
-        self.back_off(usize::from(peer.0), jitter);
+    pub(super) fn handle_dial_failed(&mut self, peer: PeerIndex, error: &str, jitter: u64) {
+        let index = usize::from(peer.0);
+        self.back_off(index, jitter);
+        let Some(known) = self.peers.get_mut(index) else { return };
+        if known.why_down != error {
+            known.why_down = error.to_owned();
+            self.say(Event::StandbyUnreachable { peer, why: error.to_owned() });
+        }
     }
 
     pub(super) fn handle_disconnected(&mut self, session: SessionId, error: &str, jitter: u64) {
@@ -246,6 +256,7 @@ impl Node {
         let place = peer.index;
         peer.progress.end_session(session);
         peer.flight = None;
+        peer.why_down = error.to_owned();
         if shipped {
             self.gate.set_live(place, false);
             self.say(Event::StandbyLost { peer: place, why: error.to_owned() });
@@ -502,6 +513,7 @@ impl Node {
             self.peers[index].progress.verify();
         }
         self.peers[index].link = Link::Shipping(session);
+        self.peers[index].why_down.clear();
         self.peers[index].must_resync = false;
         self.peers[index].attempts = 0;
         self.peers[index].told = (Lsn(0), Lsn(0), Lsn(0));

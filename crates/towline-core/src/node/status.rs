@@ -56,6 +56,9 @@ pub struct PeerStatus {
     pub lag_bytes: u64,
     /// It lost durable data, and does not count before it holds all of it again.
     pub excluded: bool,
+    /// Why it is not connected, as last heard; empty while it is shipped to.
+    #[serde(default)]
+    pub why: String,
 }
 
 /// Everything, for people and metrics.
@@ -73,6 +76,9 @@ pub struct NodeStatus {
     pub standbys: Vec<PeerStatus>,
     /// Upstream session open.
     pub follows: bool,
+    /// Why appends wait for room, while they do: the retention limit, or a full disk.
+    #[serde(default)]
+    pub full: Option<String>,
 }
 
 impl Node {
@@ -125,6 +131,10 @@ impl Node {
             gate: self.gate.status(),
             standbys: self.peers.iter().map(|peer| peer.status(log_start, end)).collect(),
             follows: self.following.has_source(),
+            full: match &self.role {
+                Role::Leading(leading) => leading.full().map(str::to_owned),
+                _ => None,
+            },
         }
     }
 }

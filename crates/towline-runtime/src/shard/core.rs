@@ -87,7 +87,10 @@ impl Events {
             _ => {}
         }
         match event {
-            Event::Note { .. } | Event::StandbyLost { .. } | Event::StandbyMustResync { .. } => {
+            Event::Note { .. }
+            | Event::StandbyLost { .. }
+            | Event::StandbyUnreachable { .. }
+            | Event::StandbyMustResync { .. } => {
                 let about = event.line(&self.names).to_string();
                 self.say_of(&about, event);
             }
@@ -136,6 +139,7 @@ fn is_about_a_standby(event: &Event) -> bool {
             | Event::StandbyStreaming { .. }
             | Event::StandbyCatchingUp { .. }
             | Event::StandbyLost { .. }
+            | Event::StandbyUnreachable { .. }
             | Event::StandbyMustResync { .. }
             | Event::StandbyExcluded { .. }
             | Event::StandbyIncluded { .. }
@@ -151,6 +155,9 @@ fn counted(event: &Event, count: u64) -> Event {
     match event {
         Event::Note { text } => Event::Note { text: with_count(text) },
         Event::StandbyLost { peer, why } => Event::StandbyLost { peer: *peer, why: with_count(why) },
+        Event::StandbyUnreachable { peer, why } => {
+            Event::StandbyUnreachable { peer: *peer, why: with_count(why) }
+        }
         Event::StandbyMustResync { peer, why } => {
             Event::StandbyMustResync { peer: *peer, why: with_count(why) }
         }

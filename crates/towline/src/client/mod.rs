@@ -46,6 +46,9 @@ use self::request::{client_hello, record_lengths};
 /// Bytes that may wait to be sent before `submit` itself waits for the node to take them.
 const OUTPUT_BYTES: usize = 256 << 10;
 
+/// As for a handle in the node's own process.
+const RULE_LIMIT: Duration = Duration::from_secs(10);
+
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
@@ -347,14 +350,24 @@ impl Client {
         self.end_of(request)
     }
 
-    /// Changes the sync rule; returns when the new rule is in force.
+    /// Changes the sync rule; returns when the new rule is in force: when the change is safe under the old rule and the
+    /// new one, which needs the standbys of both. Waits for that at most 10 s.
     ///
     /// # Errors
     /// [`ClientError::Rejected`] with the reason: a rule that cannot be read or cannot be met by the standbys
-    /// configured. [`ClientError::Lost`]: it may be in force or not.
+    /// configured, or a change before it that is not in force yet. [`ClientError::Timeout`]: it is in the log, and comes
+    /// into force when the standbys of both rules are there. [`ClientError::Lost`]: it may be in force or not.
     pub fn set_rule(&mut self, rule: &str) -> Result<(), ClientError> {
+        self.set_rule_within(rule, RULE_LIMIT)
+    }
+
+    /// As [`set_rule`](Client::set_rule), and waits at most `limit`.
+    ///
+    /// # Errors
+    /// As [`set_rule`](Client::set_rule).
+    pub fn set_rule_within(&mut self, rule: &str, limit: Duration) -> Result<(), ClientError> {
         let request = self.start(Asked::Command)?;
-        self.command(request, &Frame::SetRule { request, rule: rule.to_owned() })
+        self.command(request, &Frame::SetRule { request, rule: rule.to_owned() }, Some(limit))
     }
 
     /// Lets the node recycle what lies below `below`; standbys that still need it hold it back.
@@ -363,7 +376,7 @@ impl Client {
     /// [`ClientError::Rejected`] with the reason, [`ClientError::Lost`].
     pub fn trim(&mut self, below: Lsn) -> Result<(), ClientError> {
         let request = self.start(Asked::Command)?;
-        self.command(request, &Frame::Trim { request, below })
+        self.command(request, &Frame::Trim { request, below }, None)
     }
 
     /// Follows the log with this connection: the records that begin at or after `from`; 0 is the log's start. Without
@@ -394,8 +407,8 @@ impl Client {
         Ok(request)
     }
 
-    fn command(&mut self, request: u64, frame: &Frame) -> Result<(), ClientError> {
-        match self.ask(request, frame, None)? {
+    fn command(&mut self, request: u64, frame: &Frame, limit: Option<Duration>) -> Result<(), ClientError> {
+        match self.ask(request, frame, limit)? {
             Answer::Done(error) if error.is_empty() => Ok(()),
             Answer::Done(error) => Err(ClientError::Rejected(error)),
             _ => Err(self.connection.protocol_error("an answer to something else".to_owned())),

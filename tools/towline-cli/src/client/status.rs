@@ -92,6 +92,12 @@ fn describe_shard(shard: &ShardStatus) -> String {
     }
     if !node.standbys.is_empty() {
         text.push_str(&format!("{}\n", standbys(node)));
+        for peer in node.standbys.iter().filter(|peer| !peer.why.is_empty()) {
+            text.push_str(&format!("standby '{}': {}\n", peer.name, peer.why));
+        }
+    }
+    if let Some(why) = &node.full {
+        text.push_str(&format!("appends WAIT for room: {why}\n"));
     }
     let driver = &shard.driver;
     text.push_str(&format!(

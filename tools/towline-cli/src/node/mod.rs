@@ -11,6 +11,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use towline::{AppliedBatch, Apply, ApplyError, Lsn, NodeOptions, Role, StartError};
+use towline_core::node::RoleStatus;
 use towline_runtime::{ApplyFactory, RunningNode};
 
 pub(crate) use self::flags::parse_standby;
@@ -32,8 +33,8 @@ A configuration file has the long flags as keys:
   sync-rule = \"ANY 1 (a, b)\"
   degrade-after = \"10s\"
 
-When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE. Events are lines on \
-standard error. SIGTERM and SIGINT stop it cleanly: everything accepted is flushed and sealed.")]
+When it serves, it prints one line on standard output: ready address=IP:PORT name=NAME role=ROLE; the role is \
+'standby' where another node leads in a higher term by then. Events are lines on standard error. SIGTERM and SIGINT stop it cleanly: everything accepted is flushed and sealed.")]
 pub(crate) struct PrimaryArgs {
     /// Read flags from a TOML file
     #[arg(long, value_name = "FILE")]
@@ -111,7 +112,7 @@ fn serve(plan: Plan) -> Outcome {
         ));
     }
     if let Some(address) = node.listen_address() {
-        let role = role_name(role);
+        let role = role_name(role_now(&node, role, shards));
         // Whoever started this node may have gone; that is no reason not to serve.
         let _ = out::line(&format!("ready address={address} name={name} role={role}"));
     }
@@ -129,6 +130,13 @@ fn serve(plan: Plan) -> Outcome {
     node.stop().map_err(|error| Failure::new(Code::Failed, error))?;
     out::note("towline: stopped cleanly");
     Ok(())
+}
+
+/// The role a node has come to: a primary that met a higher term follows it, and serves no appends.
+fn role_now(node: &RunningNode, started: Role, shards: u16) -> Role {
+    let status = |shard| node.handle(shard)?.status();
+    let follows = (0..shards).filter_map(status).any(|status| status.node.role == RoleStatus::Standby);
+    if follows { Role::Standby } else { started }
 }
 
 /// The application of a standby that has none: records are read back and handed over, and nothing is made of them,

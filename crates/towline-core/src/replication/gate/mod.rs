@@ -349,6 +349,11 @@ impl CommitGate {
         }
     }
 
+    /// Since when fewer standbys stream than the rules need; `None` while they are met.
+    pub fn unmet_since_ns(&self) -> Option<u64> {
+        self.unmet_since_ns
+    }
+
     /// The next decision, oldest first.
     pub fn poll(&mut self) -> Option<GateOutput> {
         self.outputs.pop_front()

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use towline_core::node::Input;
 use towline_core::types::{PeerIndex, SessionId};
 use towline_uring::{Completion, tcp_socket};
@@ -60,6 +61,10 @@ impl Sessions {
                 core.brain.handle(Input::Connected { peer, session: id, nonce: rand::random() });
             }
             (Ok(_), None) => {}
+            // Its time was up: see `drive`.
+            (Err(Errno::CANCELED), _) => {
+                self.give_up(core, id, &format!("no answer in {} s", CONNECT_LIMIT.as_secs()));
+            }
             (Err(errno), _) => self.give_up(core, id, &errno.to_string()),
         }
     }
@@ -75,7 +80,11 @@ impl Sessions {
 }
 
 fn fail(core: &mut Core, peer: PeerIndex, why: &str) {
-    core.brain.handle(Input::DialFailed { peer, error: why.to_owned(), jitter: rand::random() });
+    let error = match core.peers.get(usize::from(peer.0)) {
+        Some(address) => format!("{address}: {why}"),
+        None => why.to_owned(),
+    };
+    core.brain.handle(Input::DialFailed { peer, error, jitter: rand::random() });
 }
 
 /// Looks a name up on a thread of its own, which ends with it. One per peer at a time: the node dials again only
@@ -83,8 +92,9 @@ fn fail(core: &mut Core, peer: PeerIndex, why: &str) {
 fn resolve(shared: &Arc<ShardShared>, peer: PeerIndex, address: String) {
     let asking = Arc::clone(shared);
     let look_up = move || {
-        let found = address.to_socket_addrs().map_err(|error| format!("{address}: {error}"));
-        let address = found.and_then(|mut all| all.next().ok_or_else(|| format!("{address}: no address")));
+        let found = address.to_socket_addrs().map_err(|error| error.to_string());
+        let address =
+            found.and_then(|mut all| all.next().ok_or_else(|| "the name has no address".to_owned()));
         asking.command_waiting(Command::Resolved { peer, address });
     };
     let started = std::thread::Builder::new().name("towline-resolve".to_owned()).spawn(look_up);
