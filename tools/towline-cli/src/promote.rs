@@ -132,6 +132,9 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> Outcome {
         let why = format!("{} and {} do not serve the same logs", args.from, args.to);
         return Err(Failure::usage(why));
     }
+    if from.iter().zip(&to).any(|(from, to)| from.node_id() == to.node_id()) {
+        return Err(Failure::usage(format!("--from and --to are one node, {}", args.from)));
+    }
     if to.iter_mut().all(leads) {
         let text = format!("{} leads already; nothing was changed", args.to);
         return Err(Failure::new(Code::Failed, anyhow!(text)));

@@ -134,7 +134,7 @@ fn advice_rests_on_a_run_of_this_machine_or_is_refused() {
     let runs = Runs::new();
     let goal = ["advise", "--survive", "primary-kill", "--p99", "1s"];
     let from = |more: &[&str]| towline(&[&goal[..], more].concat());
-    assert_refused(&from(&["--run", "/nowhere/at/all"]), 1, &["/nowhere/at/all"]);
+    assert_refused(&from(&["--run", "/nowhere/at/all"]), 2, &["/nowhere/at/all"]);
     assert_refused(&from(&["--results", &runs.results()]), 1, &["no runs in", "towline bench"]);
 
     let other = runs.put("20260103T000000Z-c-other", |report| report["environment"]["cores"] = 4096.into());
@@ -225,7 +225,7 @@ fn runs_that_cannot_be_compared_are_refused() {
     let against = |other: &Path, more: &[&str]| {
         towline(&[&["report", path(&good), "--against", path(other)][..], more].concat())
     };
-    assert_refused(&against(&runs.0.join("none"), &[]), 1, &["no report", "none"]);
+    assert_refused(&against(&runs.0.join("none"), &[]), 2, &["none", "does not exist"]);
 
     let empty = runs.0.join("empty");
     fs::create_dir(&empty).unwrap();

@@ -61,5 +61,5 @@ fn seeds_and_minutes_that_cannot_be_are_usage_errors() {
         let output = towline(case);
         assert_eq!(output.status.code(), Some(2), "{case:?}: {}", text(&output.stderr));
     }
-    assert_eq!(towline(&["sim", "replay", "no-such-file"]).status.code(), Some(1));
+    assert_eq!(towline(&["sim", "replay", "no-such-file"]).status.code(), Some(2));
 }

@@ -257,6 +257,9 @@ impl Node {
     }
 
     fn maybe_start_term(&mut self) {
+        if !matches!(self.role, Role::Restarting(_)) {
+            return;
+        }
         let (standbys, synchronous) = self.electorate();
         let Role::Restarting(restart) = &mut self.role else { return };
         // A rule that came with a fetched tail binds: by the one before, k may be too many and the quorum too small.

@@ -1,6 +1,7 @@
 //! The open batch: opening, closing, sealing, and the tickets in it.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 
 use towline_core::format::{
     BodySeed, RecordKind, encode_record_header, encode_rule, payload_crc, record_bytes, summarize_sealed,
@@ -228,6 +229,8 @@ impl Batches {
             }
         }
         self.seen_empty_ns = with.now_ns;
+        // Not before there is an open batch: who is told that it leads appends at once.
+        with.shared.marks.leading.store(true, Ordering::Release);
         with.shared.room.changed();
         Ok(())
     }

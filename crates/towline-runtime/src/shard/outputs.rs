@@ -64,7 +64,6 @@ impl Shard {
             Output::OpenBatch { start, limit, preamble } => {
                 self.sessions.stop_receiving(&mut self.core);
                 self.batches.open(start, limit, preamble);
-                self.core.shared.marks.leading.store(true, Ordering::Release);
             }
             Output::AppendRule { version, rule } => self.batches.append_rule(version, rule),
             Output::PutHeader { header } => self.put_header(&header)?,

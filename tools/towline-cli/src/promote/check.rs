@@ -11,7 +11,7 @@ use towline_core::node::{NodeStatus, RoleStatus};
 use crate::client::shard_status;
 use crate::exit::{Code, Failure, Outcome};
 
-/// Whether a switchover from one node to the other, with these standbys and this rule, can end well.
+/// Whether a switchover from one node to the other, not the same one, with these standbys and this rule, can end well.
 pub(super) fn hand_over(
     from_address: &str,
     from: &mut [Client],
@@ -28,9 +28,6 @@ pub(super) fn hand_over(
                 false => format!("{from_address} does not lead: promote a standby"),
             };
             return Err(Failure::new(Code::Failed, anyhow!("not switched over: {why}")));
-        }
-        if old.node_id() == new.node_id() {
-            return Err(Failure::usage(format!("--from and --to are one node, {}", old.node_id())));
         }
         let names: Vec<&str> = options.standbys.iter().map(|(name, _)| name.as_str()).collect();
         check_rule(&status, options.rule.as_deref(), &names)?;
