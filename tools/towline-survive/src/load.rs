@@ -272,15 +272,15 @@ impl Sender {
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(MAX_BEHIND_NS));
         while self.due_ns <= now_ns && client.outstanding() < OUTSTANDING {
             let bytes = payload(self.next_key);
-            // Under the lock: nobody sees an end of what is not in the journal yet.
-            let mut journal = lock(&self.journal);
-            // Before it can be on its way: a time taken later could call an old record a new one.
+            // Before it can be on its way: nobody sees an end of what is not in the journal yet, and a time taken later
+            // could call an old record a new one. Not under the lock: a node without room takes nothing for a while.
             let sent_ns = self.began.elapsed().as_nanos() as u64;
+            let append = Append { key: self.next_key, run, due_ns: self.due_ns, sent_ns, end: End::Waiting };
+            lock(&self.journal).appends.push(append);
             if client.submit(&[&bytes], self.plan.level, self.plan.window).is_err() {
+                lock(&self.journal).appends.pop();
                 return;
             }
-            let end = End::Waiting;
-            journal.appends.push(Append { key: self.next_key, run, due_ns: self.due_ns, sent_ns, end });
             self.next_key += 1;
             self.due_ns += step_ns;
         }
