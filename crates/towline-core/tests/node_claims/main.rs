@@ -307,12 +307,20 @@ fn report(primary: &mut Probe, session: u64, flushed: u64) -> Vec<Output> {
 
 #[test]
 fn a_report_counts_only_from_the_start_of_the_leaders_term() {
-    let mut primary = leading(START.0);
+    let mut primary = Probe::primary(1, Some("ANY 1 (s1)"), START.0 + 8192);
+    let (seal, _) = written(&primary.out);
+    primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+    primary.adopted(0, term(1, 100));
+    primary.adopted(0, Term::default());
+    primary.frame(0, Frame::Ready { from: START, previous_hash: 0 });
     report(&mut primary, 0, START.0);
-    assert_eq!(primary.node.status().gate.safe[1], None, "below the term's start");
-    primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, START.plus(4096)) });
+    primary.feed(Input::Sent { session: SessionId(0), span: Span::new(START, seal.start) });
+    // It has taken a batch: its log is this one, as far as it goes.
     report(&mut primary, 0, START.0 + 4096);
-    assert_eq!(primary.node.status().gate.safe[1].map(|safe| safe.lsn.0), Some(START.0 + 4096));
+    assert_eq!(primary.node.status().gate.safe[1], None, "below the term's start");
+    primary.feed(Input::Sent { session: SessionId(0), span: seal });
+    report(&mut primary, 0, seal.end.0);
+    assert_eq!(primary.node.status().gate.safe[1].map(|safe| safe.lsn), Some(seal.end));
 }
 
 #[test]
