@@ -1,7 +1,7 @@
 //! Load generators: how appends are offered, and what each acknowledgement is recorded as.
 //!
-//! They know a log only as a [`Target`]. Start at [`flood`], [`closed`], [`threads`], [`open`], [`mixed`]
-//! and [`replay`].
+//! They know a log only as a [`Target`]. Start at [`flood`], [`closed`], [`threads`], `open`, `mixed`
+//! and `replay`.
 
 pub mod closed;
 pub mod flood;
