@@ -135,12 +135,32 @@ bugs! {
         RollTooEarly = "roll-too-early",
         /// The log is trimmed past what standbys still need.
         TrimPastStandbys = "trim-past-standbys",
+        /// A standby is trimmed at its own port, past its application and what others may need from it.
+        TrimmedAtItsPort = "trimmed-at-its-port",
+        /// A promoted standby trims what its own application has not read yet.
+        TrimPastApplication = "trim-past-application",
+        /// A leader's log start is believed beyond what it has sent.
+        LogStartBelieved = "log-start-believed",
+        /// Waits for positions may take the places of appends.
+        WaitsTakeAll = "waits-take-all",
+        /// What a client waits for outlives its connection.
+        WaitsOutliveClient = "waits-outlive-client",
+        /// What producers hold when a leadership ends is given to the next one.
+        OrphanHandedOver = "orphan-handed-over",
+        /// A promotion that is refused leaves its addresses behind.
+        AddressesKept = "addresses-kept",
         /// A standby writes outside the span that its meta block calls unfinished.
         WritesOutsideSpan = "writes-outside-span",
         /// A permit to write from before a term began, whose span is no longer recorded, still counts after it.
         StalePermit = "stale-permit",
         /// A segment that was made under another salt than the last one asked for counts as in place.
         StaleSegment = "stale-segment",
+        /// A standby makes segments in whatever order it is told of them: a crash finds a gap.
+        SegmentOutOfTurn = "segment-out-of-turn",
+        /// While a segment cannot be made, those behind it are: a crash finds a gap.
+        SegmentBehindGap = "segment-behind-gap",
+        /// A segment is made anew although it holds batches, of another salt than its file's.
+        BatchesReplaced = "batches-replaced",
         /// A standby says that its log reaches farther than it does.
         ReadySaysMore = "ready-says-more",
         /// A standby reports as written what lies in memory that ends with the process.

@@ -182,7 +182,8 @@ impl SegmentPlan {
     /// Follows the leader's log start, held back to `held`. No leader has trimmed what it has not sent yet: what it says
     /// counts only as far as the log has been received, up to `end`.
     pub fn follow_start(&mut self, leader_start: Lsn, held: Lsn, end: Lsn) -> Option<Lsn> {
-        self.trim(leader_start.min(self.geometry.batch_place(end)), held)
+        let sent = self.geometry.batch_place(end);
+        self.trim(if bug(Bug::LogStartBelieved) { leader_start } else { leader_start.min(sent) }, held)
     }
 
     /// The new start is durable in the meta block: segments below may go.

@@ -534,6 +534,7 @@ impl Node {
     pub(super) fn handle_trim(&mut self, below: Lsn) {
         match self.role {
             Role::Leading(_) | Role::Restarting(_) => self.trim_below(below.min(self.last_flushed_byte())),
+            _ if bug(Bug::TrimmedAtItsPort) => self.trim_below(below.min(self.last_flushed_byte())),
             _ => self.out.push_back(note(format!("a trim below {below} was refused: {TRIM_REFUSED}"))),
         }
     }
@@ -558,7 +559,8 @@ impl Node {
         let flushed = self.last_flushed_byte();
         let held = self.slowest_standby().unwrap_or(flushed).max(farthest).min(flushed);
         let held = if bug(Bug::TrimPastStandbys) { flushed } else { held };
-        let held = self.unread_from().map_or(held, |unread| held.min(unread));
+        let unread = self.unread_from().filter(|_| !bug(Bug::TrimPastApplication));
+        let held = unread.map_or(held, |unread| held.min(unread));
         let pending = self.meta.awaits(|after| matches!(after, AfterMeta::Started { .. }));
         if let Some(at) = self.segments.trim(below, held)
             && !pending

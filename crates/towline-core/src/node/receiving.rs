@@ -320,7 +320,8 @@ impl Node {
         let at = self.tail.next_batch();
         let in_credit = self.config.arena_bytes / geometry.segment_bytes + 2;
         let farthest = geometry.segment_of(at) + in_credit + SEGMENTS_ANNOUNCED;
-        if seq > self.segments.known_end(at) || seq > farthest {
+        let in_turn = seq <= self.segments.known_end(at) || bug(Bug::SegmentOutOfTurn);
+        if !in_turn || seq > farthest {
             return self.close(session, &format!("segment {seq} was announced out of turn, or too early"));
         }
         self.segments.ask(seq, salt);

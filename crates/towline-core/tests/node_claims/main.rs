@@ -2,6 +2,7 @@
 
 mod counting;
 mod probe;
+mod trimming;
 mod writing;
 
 use towline_core::format::{BatchKind, Frame, LogEnd, RefusalCode};

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
+use towline_core::bugs::{Bug, bug};
 use towline_core::format::{
     BodySeed, RecordKind, encode_record_header, encode_rule, payload_crc, record_bytes, summarize_sealed,
     walk_headers,
@@ -117,7 +118,8 @@ impl Batches {
     /// `Output::Freeze`: nothing more is accepted. A node that goes on leading has had its batches closed and sealed
     /// before: what is open still is of a leadership that has ended.
     pub(crate) fn freeze(&mut self, arena: &mut ArenaOwner) {
-        self.orphaned = self.closed.is_some() || arena.open_extent().is_some();
+        let is_held = self.closed.is_some() || arena.open_extent().is_some();
+        self.orphaned = is_held && !bug(Bug::OrphanHandedOver);
         self.to_open = None;
         self.rules.clear();
         arena.freeze();

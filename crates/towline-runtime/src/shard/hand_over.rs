@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use towline_core::bugs::{Bug, bug};
 use towline_core::format::Frame;
 use towline_core::node::{Input, PromoteRequest, Promoted};
 use towline_core::types::Lsn;
@@ -92,8 +93,8 @@ impl Shard {
     /// `Output::Promoted`.
     pub(super) fn promoted(&mut self, request: u64, result: Result<Promoted, String>) {
         // A refusal leaves everybody as they were, and where they were.
-        let named = self.hand_overs.named.remove(&request).filter(|_| result.is_ok());
-        if let Some(named) = named {
+        let named = self.hand_overs.named.remove(&request);
+        if let Some(named) = named.filter(|_| result.is_ok() || bug(Bug::AddressesKept)) {
             self.core.addresses = named.into_iter().map(|standby| (standby.name, standby.address)).collect();
         }
         match (self.hand_overs.promotions.remove(&request), result) {

@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError, bounded};
+use towline_core::bugs::{Bug, bug};
 use towline_core::format::{BatchHeader, SegmentHeader, SegmentVerdict};
 use towline_core::node::Input;
 use towline_core::types::limits::{BLOCK_BYTES, SEGMENT_HEADER_BYTES};
@@ -250,7 +251,7 @@ impl Worker {
 
     fn prepare(&mut self, seq: u64, salt: Option<u32>) -> Flow {
         // Put in place before one below it, it would stand behind a gap: a start after a crash refuses that.
-        if self.retries.range(..seq).next().is_some() {
+        if self.retries.range(..seq).next().is_some() && !bug(Bug::SegmentBehindGap) {
             let at = Instant::now();
             self.retries.insert(seq, Retry { salt, at, delay: FIRST_RETRY, error: None });
             return Flow::On;
@@ -313,6 +314,8 @@ impl Worker {
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES as usize);
         file.pread_exact(geometry.offset_of(first), &mut block).map_err(OpenError::file)?;
         let found = BatchHeader::decode_any(&block).ok();
+        let found =
+            found.filter(|(_, salt)| !bug(Bug::BatchesReplaced) || self.segments.salt(seq) == Some(*salt));
         Ok(found.filter(|(header, _)| header.log == log && header.start == first).map(|(_, salt)| salt))
     }
 

@@ -261,6 +261,26 @@ fn what_cannot_be_made_holds_up_the_segments_behind_it() {
 }
 
 #[test]
+fn a_segment_behind_a_cut_is_not_tried_again() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    log.prepare(0);
+    log.lead();
+    let batch = log.append(&[b"stays"]);
+    let obstacle = place.path.join(format!("segments/{:016x}.tmp", 1));
+    fs::create_dir(&obstacle).unwrap();
+    let answer = log.kept.ask(Command::Prepare { seq: 1, salt: Some(5) });
+    assert!(matches!(answer, Input::SegmentFailed { seq: 1, .. }), "{answer:?}");
+    let to = batch.stored().end;
+    let answer = log.kept.ask(Command::Truncate { to, until: to.plus(GEOMETRY.in_flight_bytes) });
+    assert!(matches!(answer, Input::Truncated { .. }), "{answer:?}");
+    fs::remove_dir(&obstacle).unwrap();
+    // Longer than until the next attempt: the next leader names another salt.
+    std::thread::sleep(Duration::from_millis(250));
+    assert!(log.kept.answers.try_recv().is_err() && !place.segment(1).exists(), "it went with the cut");
+}
+
+#[test]
 fn a_segment_below_the_logs_start_holds_up_none() {
     let place = Place::new();
     let mut log = Log::start(place.open().unwrap());

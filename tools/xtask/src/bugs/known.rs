@@ -85,6 +85,31 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::StalePermit => claim("writing::a_permit_from_before_a_term_allows_nothing_after_it"),
         Bug::StaleSegment => claim("writing::what_is_written_waits_for_the_file_that_was_asked_for_last"),
         Bug::RollTooEarly => claim("a_segment_is_closed_only_when_the_next_is_in_place"),
+        Bug::SegmentOutOfTurn => {
+            claim("writing::segments_are_made_in_the_order_of_the_log_and_not_far_ahead_of_it")
+        }
+        Bug::SegmentBehindGap => storage("keeper::what_cannot_be_made_holds_up_the_segments_behind_it"),
+        Bug::BatchesReplaced => {
+            storage("keeper::a_segment_with_a_batch_of_its_place_is_not_made_anew_whatever_its_salt")
+        }
+        Bug::TrimmedAtItsPort => claim("counting::a_standby_is_not_trimmed_at_its_own_port"),
+        Bug::TrimPastApplication => {
+            claim("trimming::a_promoted_standby_keeps_what_its_application_has_not_read")
+        }
+        Bug::LogStartBelieved => {
+            claim("counting::a_leader_cannot_make_a_standby_trim_beyond_what_it_has_sent")
+        }
+        Bug::WaitsTakeAll => claim("counting::waits_leave_room_for_appends"),
+        Bug::WaitsOutliveClient => {
+            Place::Test("towline-runtime/strangers", "what_a_client_waits_for_ends_with_its_connection")
+        }
+        Bug::OrphanHandedOver => Place::Test(
+            "towline-runtime/lib",
+            "shard::batch::tests::what_producers_hold_when_a_leadership_ends_is_in_nobodys_log_and_ends_none",
+        ),
+        Bug::AddressesKept => {
+            Place::Test("towline-runtime/refused_promotion", "a_refused_promotion_sends_no_relay_elsewhere")
+        }
         Bug::TrimPastStandbys => claim("a_trim_leaves_what_a_registered_standby_still_needs"),
         Bug::WrittenInOwnMemory => standby("written_is_what_a_killed_process_would_find_again"),
         Bug::FetchedUnflushed => {
@@ -144,6 +169,10 @@ const fn standby(test: &'static str) -> Place {
 
 const fn recovery(test: &'static str) -> Place {
     Place::Test("towline-core/recovery_shapes", test)
+}
+
+const fn storage(test: &'static str) -> Place {
+    Place::Test("towline-runtime/storage", test)
 }
 
 const fn mounted(test: &'static str) -> Place {
