@@ -31,6 +31,7 @@ pub use error::{
 pub use exposure::{EXPOSURE_BOUNDS_BYTES, ExposureHistogram};
 pub use handle::{Handle, PayloadMut, Promotion, Reservation, Snapshot, Tail, TailBatch, Ticket};
 pub use node::RunningNode;
+pub use node_dir::shard_number;
 pub use options::{EventSink, Host, MAX_SHARDS, NodeOptions, PeerAddress, Role, Unmet};
 pub use shard::brain::{Replay, TapeLine, replay};
 pub use shard::seed::ShardSeed;

@@ -270,15 +270,6 @@ fn answer(mut socket: TcpStream, status: &impl Fn() -> Status) -> std::io::Resul
 }
 
 /// A role in words.
-fn role(role: &RoleStatus) -> String {
-    match role {
-        RoleStatus::Standby => "standby".to_owned(),
-        RoleStatus::Restarting => "primary, waiting until it may lead".to_owned(),
-        RoleStatus::Primary(term) => format!("primary in term {term}"),
-        RoleStatus::Ended(why) => format!("ended: {why}"),
-    }
-}
-
 fn page(status: &Status) -> String {
     let mut page = format!(
         "<!doctype html><meta charset=utf-8><title>{name}</title><style>body{{font:15px sans-serif;margin:2em}}\
@@ -292,7 +283,7 @@ fn page(status: &Status) -> String {
             page,
             "<h2>Shard {}: {}</h2><p>log {} · start {} · end {} · flushed {} · safe {}{}</p>",
             shard.shard,
-            html(&role(&shard.node.role)),
+            html(&shard.node.role_text()),
             shard.log,
             marks.log_start,
             marks.end.lsn,

@@ -46,11 +46,13 @@ fn is_shard_dir(dir: &Path) -> bool {
     Layout::new(dir).identity().is_file()
 }
 
-fn shard_dir(dir: &Path, number: u16) -> PathBuf {
+/// Where a shard's log lies in a node's directory.
+pub(crate) fn shard_dir(dir: &Path, number: u16) -> PathBuf {
     dir.join(format!("shard-{number}"))
 }
 
-fn shard_number(name: &str) -> Option<u16> {
+/// The shard that a directory of this name belongs to; the inverse of where a node puts its shards.
+pub fn shard_number(name: &str) -> Option<u16> {
     name.strip_prefix("shard-")?.parse().ok()
 }
 

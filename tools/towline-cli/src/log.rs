@@ -10,6 +10,7 @@ use towline::Lsn;
 use towline_core::format::{BatchHeader, BatchKind, RecordKind, decode_rule, record_bytes};
 use towline_core::log::recovery::{BatchView, ScanError, Step, Verdict};
 use towline_core::types::{LogId, Term};
+use towline_runtime::shard_number;
 use towline_runtime::storage::{LogReader, OpenError, Steps, records, repair_log};
 
 use crate::client::{Format, print_record};
@@ -147,7 +148,7 @@ pub(crate) fn shard_dirs(dir: &Path) -> Result<Vec<PathBuf>, Failure> {
     })?;
     for entry in entries {
         let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_prefix("shard-")?.parse().ok());
+        let number = path.file_name().and_then(|name| shard_number(name.to_str()?));
         if let Some(number) = number
             && path.join("identity").is_file()
         {

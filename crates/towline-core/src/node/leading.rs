@@ -56,11 +56,6 @@ impl Leading {
             unprepared: None,
         }
     }
-
-    /// Why producers wait for room, if they do.
-    pub(super) fn full(&self) -> Option<&str> {
-        self.full.as_deref()
-    }
 }
 
 /// The sync rule as this node knows it from its log, and a change on its way.
@@ -532,10 +527,11 @@ impl Node {
     /// The application needs nothing below; standbys hold it back up to the limit. A standby follows its leader's trims
     /// only: it has an application of its own, and others may need from it what it has after its promotion.
     pub(super) fn handle_trim(&mut self, below: Lsn) {
-        match self.role {
-            Role::Leading(_) | Role::Restarting(_) => self.trim_below(below.min(self.last_flushed_byte())),
-            _ if bug(Bug::TrimmedAtItsPort) => self.trim_below(below.min(self.last_flushed_byte())),
-            _ => self.out.push_back(note(format!("a trim below {below} was refused: {TRIM_REFUSED}"))),
+        match self.trim_refusal() {
+            Some(why) if !bug(Bug::TrimmedAtItsPort) => {
+                self.out.push_back(note(format!("a trim below {below} was refused: {why}")));
+            }
+            _ => self.trim_below(below.min(self.last_flushed_byte())),
         }
     }
 

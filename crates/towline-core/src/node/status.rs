@@ -81,6 +81,19 @@ pub struct NodeStatus {
     pub full: Option<String>,
 }
 
+impl NodeStatus {
+    /// The role in words, for people.
+    pub fn role_text(&self) -> String {
+        match &self.role {
+            RoleStatus::Primary(term) => format!("primary in term {term}"),
+            RoleStatus::Restarting => "primary, waiting until it may lead".to_owned(),
+            RoleStatus::Standby if self.follows => format!("standby in term {}", self.adopted),
+            RoleStatus::Standby => "standby, no primary connected".to_owned(),
+            RoleStatus::Ended(why) => format!("ended: {why}"),
+        }
+    }
+}
+
 impl Node {
     /// The positions that change with every batch.
     pub fn watermarks(&self) -> NodeWatermarks {
@@ -132,7 +145,7 @@ impl Node {
             standbys: self.peers.iter().map(|peer| peer.status(log_start, end)).collect(),
             follows: self.following.has_source(),
             full: match &self.role {
-                Role::Leading(leading) => leading.full().map(str::to_owned),
+                Role::Leading(leading) => leading.full.clone(),
                 _ => None,
             },
         }

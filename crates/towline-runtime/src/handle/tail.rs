@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use towline_core::format::RecordHeader;
+use towline_core::format::walk_headers;
 use towline_core::types::Lsn;
-use towline_core::types::limits::{MAX_BATCH_BYTES, RECORD_HEADER_BYTES};
+use towline_core::types::limits::MAX_BATCH_BYTES;
 
 use super::shared::Marks;
 use super::{Handle, Readers};
@@ -201,14 +201,8 @@ impl Tail {
 /// Bytes of the records that begin before `offset`: what is left begins with a record, wherever `offset` lies.
 fn whole_records_before(body: &[u8], offset: u64) -> u64 {
     let len = body.len() as u64;
-    let mut at = 0;
-    while at < offset.min(len) {
-        let header =
-            body.get(at as usize..).and_then(<[u8]>::first_chunk::<{ RECORD_HEADER_BYTES as usize }>);
-        let Some(header) = header.and_then(|bytes| RecordHeader::decode(*bytes)) else { return len };
-        at += header.total_bytes();
-    }
-    at.min(len)
+    let mut found = walk_headers(body).map(|record| record.map_or(len, |record| u64::from(record.offset)));
+    found.find(|start| *start >= offset).unwrap_or(len)
 }
 
 fn limit(handle: &Handle, safe: bool) -> Lsn {

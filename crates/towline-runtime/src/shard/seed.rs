@@ -28,6 +28,7 @@ use crate::clock::{now_ns, ns_of};
 use crate::error::StartError;
 use crate::handle::shared::ShardShared;
 use crate::handle::{Handle, Readers};
+use crate::node_dir::shard_dir;
 use crate::options::{NodeOptions, Role, Unmet};
 use crate::storage::{Keeper, Opened, Purpose, ShardDir, StorageOptions, arena_path};
 
@@ -52,7 +53,7 @@ impl ShardSeed {
         node: Option<NodeId>,
         app: Option<Box<dyn Apply>>,
     ) -> Result<ShardSeed, StartError> {
-        let dir = options.dir.join(format!("shard-{number}"));
+        let dir = shard_dir(&options.dir, number);
         let fresh = !dir.join("identity").exists();
         let opened = ShardDir::open(&dir, &storage_options(number, options, node))
             .map_err(|source| StartError::Open { shard: number, source })?;

@@ -26,7 +26,6 @@ use super::layout::{Layout, remove_if_there};
 use super::meta_file::{MetaFile, MetaWriteError};
 use super::prepare::{Plan, fresh_salt};
 use super::segments::{Entry, Segments};
-use super::shard_dir::ShardDir;
 use super::steps::Steps;
 
 /// What the keeper is told to do. All but the last carry a node's output.
@@ -56,13 +55,6 @@ pub enum Command {
         /// The old end plus what may be in flight.
         until: Lsn,
     },
-    /// Give an empty standby's directory its log. Answer: `LogAdopted`, or `MetaFailed`.
-    AdoptLog {
-        /// The log.
-        log: LogId,
-        /// Its sizes.
-        geometry: Geometry,
-    },
     /// Finish what was sent before, then end.
     Stop,
 }
@@ -88,7 +80,7 @@ pub struct Keeper {
 /// What a keeper works on: a part of [`super::Opened`].
 #[derive(Debug)]
 pub struct KeeperParts {
-    pub(crate) dir: Arc<ShardDir>,
+    pub(crate) segments: Segments,
     pub(crate) meta: MetaFile,
     pub(crate) log_start: Lsn,
     pub(crate) spares: Vec<Spare>,
@@ -138,8 +130,7 @@ impl Keeper {
                 failed: None,
                 sink: Box::new(sink),
             },
-            segments: parts.dir.segments().clone(),
-            dir: parts.dir,
+            segments: parts.segments,
             spares: parts.spares,
             max_spares: parts.max_spares,
             retries: BTreeMap::new(),
@@ -178,7 +169,6 @@ impl Drop for Keeper {
 
 struct Worker {
     desk: Desk,
-    dir: Arc<ShardDir>,
     segments: Segments,
     spares: Vec<Spare>,
     max_spares: usize,
@@ -237,7 +227,6 @@ impl Worker {
             Command::WriteMeta(meta) => self.desk.write_meta(&meta),
             Command::Recycle { below } => self.recycle(below),
             Command::Truncate { to, until } => self.truncate(to, until),
-            Command::AdoptLog { log, geometry } => self.adopt(log, geometry),
             Command::Stop => Flow::End,
         }
     }
@@ -373,16 +362,6 @@ impl Worker {
         self.retries.retain(|seq, _| *seq <= geometry.segment_of(span.start));
         cut_tail(&self.segments, geometry, span, Later::Remove, &self.steps)?;
         Ok(end)
-    }
-
-    fn adopt(&mut self, log: LogId, geometry: Geometry) -> Flow {
-        match self.dir.adopt_identity(log, geometry) {
-            Ok(()) => self.desk.answer(Input::LogAdopted { log, geometry }),
-            Err(OpenError::Stopped(_)) => Flow::End,
-            Err(error) => {
-                self.desk.answer(Input::MetaFailed { error: format!("taking the log's identity: {error}") })
-            }
-        }
     }
 }
 

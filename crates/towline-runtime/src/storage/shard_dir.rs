@@ -155,7 +155,7 @@ fn open_locked(layout: &Layout, options: &StorageOptions, lock: DirLock) -> Resu
         steps: steps.clone(),
     });
     let keeper = KeeperParts {
-        dir: Arc::clone(&dir),
+        segments: segments.clone(),
         meta: meta_file,
         log_start: meta.log_start,
         spares,

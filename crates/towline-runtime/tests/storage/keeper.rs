@@ -198,7 +198,7 @@ fn a_cut_keeps_a_copy_and_says_what_lies_before_it() {
 }
 
 #[test]
-fn a_standby_takes_its_identity_through_the_keeper() {
+fn an_empty_standby_gets_its_first_segment_once_it_has_a_log() {
     let place = Place::new();
     let options = StorageOptions { purpose: Purpose::Standby, ..options() };
     let opened = ShardDir::open(&place.path, &options).unwrap();
@@ -208,8 +208,7 @@ fn a_standby_takes_its_identity_through_the_keeper() {
     let refused = kept.ask(Command::Prepare { seq: 0, salt: Some(5) });
     assert!(matches!(refused, Input::SegmentFailed { seq: 0, .. }), "{refused:?}");
     let log = LogId([3; 16]);
-    kept.send(Command::AdoptLog { log, geometry: GEOMETRY });
-    assert_eq!(kept.next(), Input::LogAdopted { log, geometry: GEOMETRY });
+    opened.dir.adopt_identity(log, GEOMETRY).unwrap();
     // The attempt that failed is made again by itself.
     assert_eq!(kept.next(), Input::SegmentReady { seq: 0, salt: 5 });
     assert_eq!(opened.segments.salt(0), Some(5));

@@ -35,6 +35,7 @@ pub(super) fn read_ahead(length_prefixed: bool) -> io::Result<Receiver<Result<Ve
 
 /// Records read ahead of what is sent; each may be as long as a record can be.
 const READ_AHEAD: usize = 16;
+
 /// A line without its end; false at the end of the input.
 fn read_line(input: &mut impl BufRead, record: &mut Vec<u8>, number: u64) -> Result<bool, Failure> {
     // One more than allowed, and the line's end: enough to see that a line is too long without holding it.

@@ -83,8 +83,8 @@ fn parse(json: &str) -> Result<ShardStatus, Failure> {
 
 fn describe_shard(shard: &ShardStatus) -> String {
     let node = &shard.node;
-    let mut text =
-        format!("\nshard {}: {}, log {}, node {}\n", shard.shard, role(node), shard.log, shard.node_id);
+    let role = node.role_text();
+    let mut text = format!("\nshard {}: {role}, log {}, node {}\n", shard.shard, shard.log, shard.node_id);
     text.push_str(&rule_line(node));
     text.push_str(&format!("{}\n", watermarks(node)));
     if matches!(node.role, RoleStatus::Primary(_)) {
@@ -114,16 +114,6 @@ fn describe_shard(shard: &ShardStatus) -> String {
         if driver.arena_registered { "" } else { ", not registered" },
     ));
     text
-}
-
-fn role(node: &NodeStatus) -> String {
-    match &node.role {
-        RoleStatus::Primary(term) => format!("primary in term {term}"),
-        RoleStatus::Restarting => "primary, waiting until it may lead".to_owned(),
-        RoleStatus::Standby if node.follows => format!("standby in term {}", node.adopted),
-        RoleStatus::Standby => "standby, no primary connected".to_owned(),
-        RoleStatus::Ended(why) => format!("ended: {why}"),
-    }
 }
 
 fn rule_line(node: &NodeStatus) -> String {
