@@ -63,7 +63,7 @@ pub(crate) struct SurviveArgs {
     /// Clusters at the same time [default: one a processor, at most 3]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     lanes: usize,
-    /// Where disks and mounts live while it runs; emptied again
+    /// Disks and mounts live in DIR/towline-survive while it runs, and go with it; nothing else in DIR is touched
     #[arg(long, value_name = "DIR", default_value = "data/survive")]
     dir: PathBuf,
     /// Where the run folder goes

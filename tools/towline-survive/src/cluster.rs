@@ -14,10 +14,11 @@ use towline::Lsn;
 use towline_core::types::limits::RECORD_HEADER_BYTES;
 use towline_runtime::ShardStatus;
 
-use crate::context::{Context, remove_arenas};
+use crate::context::Context;
 use crate::error::{Result, SurviveError};
 use crate::process::{Node, NodePlan, Started};
 use crate::row::Row;
+use crate::work::remove_arenas;
 
 /// The members of a cluster, by their places.
 pub(crate) const PRIMARY: usize = 0;

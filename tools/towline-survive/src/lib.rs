@@ -30,6 +30,7 @@ mod run;
 mod scene;
 mod soak;
 mod table;
+mod work;
 
 pub use error::SurviveError;
 pub use failure::Failure;

@@ -52,7 +52,7 @@ pub struct SurviveOptions {
     pub lanes: usize,
     /// Decides moments and what cuts keep; `None` draws one.
     pub seed: Option<u64>,
-    /// Where disks and mounts live while it runs; emptied again.
+    /// In a folder of its own below it disks and mounts live while it runs; nothing else there is touched.
     pub dir: PathBuf,
     /// Where the run folder goes.
     pub results: PathBuf,
