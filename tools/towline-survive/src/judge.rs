@@ -104,12 +104,18 @@ pub(crate) fn judge(journal: &Journal, found: &[FoundRecord], row: &Row, on_is_s
 }
 
 impl Judgement {
-    /// The size of the loss in the unit of a window: as a promise is held against it.
+    /// The span that is lost for sure, as a promise is held against it: in time it is the least that it can be.
+    pub(crate) fn surest_span(&self) -> LostSpan {
+        LostSpan { accepted_spread_ns: self.least_spread_ns, ..self.span }
+    }
+
+    /// Its size in the unit of a window.
     pub(crate) fn span_in(&self, window: Window) -> u64 {
+        let span = self.surest_span();
         match window {
-            Window::Bytes(_) => self.span.payload_bytes,
-            Window::Records(_) => self.span.records,
-            Window::Micros(_) => self.least_spread_ns / 1000,
+            Window::Bytes(_) => span.payload_bytes,
+            Window::Records(_) => span.records,
+            Window::Micros(_) => span.accepted_spread_ns / 1000,
             Window::Infinite => 0,
         }
     }

@@ -105,7 +105,7 @@ pub struct CellResult {
     pub indeterminate: u64,
     /// Acknowledged records that are gone, in all runs.
     pub lost: u64,
-    /// The largest loss of one run.
+    /// The largest loss of one run: by its share of the window where one binds, else by its records.
     pub largest: Loss,
     /// How much each run lost, in their order: the span in the unit of the window, payload bytes where none binds.
     #[serde(default)]
@@ -174,7 +174,8 @@ impl CellResult {
             .bound()
             .map_or(0.0, |window| judged.span_in(window) as f64 / size_of_window(window).max(1) as f64);
         self.loss_sizes.push(self.row.bound().map_or(judged.lost_bytes, |window| judged.span_in(window)));
-        if judged.lost > self.largest.records || share > self.largest.window_share {
+        // What counts is how near it comes to the window; without one, all shares are 0.
+        if (share, judged.lost) > (self.largest.window_share, self.largest.records) {
             self.largest = Loss {
                 records: judged.lost,
                 payload_bytes: judged.lost_bytes,
@@ -185,13 +186,15 @@ impl CellResult {
             };
         }
         let broken = match self.promise {
-            Promise::Zero => judged.lost > 0,
-            Promise::Within(window) => judged.span_in(window) > size_of_window(window),
-            Promise::Loses => false,
+            Promise::Zero => (judged.lost > 0).then(String::new),
+            Promise::Within(window) => {
+                judged.surest_span().check(window).map(|violation| format!(": {}", violation.detail))
+            }
+            Promise::Loses => None,
         };
-        if broken {
+        if let Some(why) = broken {
             let (lost, promise) = (judged.lost, self.promise);
-            self.notes.push(format!("{lost} acknowledged records are gone; the promise is {promise}"));
+            self.notes.push(format!("{lost} acknowledged records are gone; the promise is {promise}{why}"));
         }
         self.notes.extend(judged.anomalies.iter().take(NOTES).cloned());
         let percentile = |share: f64| {
@@ -285,6 +288,39 @@ mod tests {
         loss.judgement.lost_bytes = 300;
         endless.add(&loss);
         assert_eq!(endless.median_loss(), Some(300), "payload bytes where no window binds");
+    }
+
+    #[test]
+    fn the_largest_loss_is_the_one_nearest_to_its_window() {
+        let window = Window::Bytes(1000);
+        let of = |lost: u64, span_bytes: u64| {
+            let mut played = played(lost);
+            played.judgement.span.payload_bytes = span_bytes;
+            played
+        };
+        // Few large records, then many small ones over less of the window.
+        let runs = [of(2, 990), of(30, 700), of(5, 800)];
+        let mut windowed = cell(Promise::Within(window), Some(window));
+        runs.iter().for_each(|played| windowed.add(played));
+        assert_eq!((windowed.largest.window_share, windowed.largest.records), (0.99, 2));
+        let mut plain = cell(Promise::Loses, None);
+        runs.iter().for_each(|played| plain.add(played));
+        assert_eq!(plain.largest.records, 30, "without a window by what is gone");
+    }
+
+    #[test]
+    fn a_window_of_time_is_held_against_the_spread_that_is_sure() {
+        let window = Window::Micros(20_000);
+        for (sure_ns, verdict) in [(20_000_000, Verdict::Passed), (20_000_001, Verdict::Failed)] {
+            let mut loss = played(9);
+            loss.judgement.span.lost = 9;
+            // When they were sent says less: they may have waited.
+            loss.judgement.span.accepted_spread_ns = 90_000_000;
+            loss.judgement.least_spread_ns = sure_ns;
+            let mut cell = cell(Promise::Within(window), Some(window));
+            cell.add(&loss);
+            assert_eq!(cell.verdict, verdict, "{sure_ns}: {:?}", cell.notes);
+        }
     }
 
     #[test]
