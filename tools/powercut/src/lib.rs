@@ -13,6 +13,8 @@
 //! | all bytes and the size of a file | fsync or fdatasync of it; *not* sync or syncfs, which FUSE does not pass on |
 //! | a name made, removed or renamed | fsync of a directory that it is or was in; fsync of the file does *not* do it |
 //! | earlier changes of the same names | together with the later one |
+//! | what emptied a directory | together with its removal |
+//! | the names of the directories above a renamed thing's new place | together with the rename |
 //! | mode, owner, times | at once |
 //!
 //! A sector of 512 bytes is written whole or not at all; sectors are kept and lost independently of each other, in

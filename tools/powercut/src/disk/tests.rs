@@ -173,6 +173,36 @@ fn a_directory_cannot_come_to_lie_inside_itself() {
 }
 
 #[test]
+fn a_rename_never_loses_what_it_moved() {
+    let moved = |flush: fn(&mut TestDisk)| {
+        let mut disk = TestDisk::new();
+        ["d", "x"].into_iter().for_each(|name| disk.mkdir(name));
+        disk.create("d/f");
+        ["", "d"].into_iter().for_each(|dir| Subject::fsync_directory(&mut disk, dir));
+        flush(&mut disk);
+        Subject::cut(&mut disk, 0.0, 1);
+        let found: Vec<String> = Subject::show(&mut disk).into_keys().collect();
+        found.join(" ")
+    };
+    let emptied = |disk: &mut TestDisk| {
+        Subject::rename(disk, "d/f", "x/f");
+        Subject::rmdir(disk, "d");
+        Subject::fsync_directory(disk, "");
+    };
+    assert_eq!(moved(emptied), "x x/f", "the directory is gone, so what was in it has its new name");
+    let into_a_new_one = |disk: &mut TestDisk| {
+        Subject::mkdir(disk, "x/new");
+        Subject::rename(disk, "d/f", "x/new/f");
+        Subject::fsync_directory(disk, "d");
+    };
+    assert_eq!(
+        moved(into_a_new_one),
+        "d x x/new x/new/f",
+        "the old name is gone, so the new one can be reached"
+    );
+}
+
+#[test]
 fn every_kind_of_thing_and_rename_comes_through_a_cut() {
     let mut disk = TestDisk::new();
     let file = disk.make_file("file");

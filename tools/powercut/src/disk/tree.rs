@@ -5,13 +5,10 @@ use std::ffi::{OsStr, OsString};
 
 use super::Ino;
 
-/// One name in one directory.
-type Slot = (Ino, OsString);
-
 /// Every directory twice: as seen, and as it would be found after a cut.
 ///
 /// A change touches one name or several at once (a rename). It becomes durable when one of its directories is
-/// flushed, and together with it every earlier change of the same names: what came later must not be durable alone.
+/// flushed, and together with it every earlier change that it needs (see [`Tree::needs`]).
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     seen: HashMap<Ino, BTreeMap<OsString, Ino>>,
@@ -20,9 +17,10 @@ pub(crate) struct Tree {
     pending: BTreeMap<u64, Change>,
     /// Pending changes by the directory and the name that they touch.
     by_slot: HashMap<Ino, BTreeMap<OsString, BTreeSet<u64>>>,
-    /// Pending renames of directories from one parent to another: each waits for those before it, else a directory
-    /// could come to lie inside itself.
+    /// Pending renames of directories from one parent to another.
     moves: BTreeSet<u64>,
+    /// For each pending rename: the directories that then led to what it moved.
+    above_moved: BTreeMap<u64, Vec<Ino>>,
     next: u64,
 }
 
@@ -127,6 +125,10 @@ impl Tree {
         if change.moves_directory {
             self.moves.insert(self.next);
         }
+        let above = change.moved_into().map(|dir| self.path_to(dir)).collect::<Vec<_>>().concat();
+        if !above.is_empty() {
+            self.above_moved.insert(self.next, above);
+        }
         self.pending.insert(self.next, change);
         self.next += 1;
     }
@@ -142,19 +144,15 @@ impl Tree {
         self.pending.keys().copied().collect()
     }
 
-    /// The changes that a cut keeps: each by `coin`, and none whose names an earlier, lost change touched.
+    /// The changes that a cut keeps: each by `coin`, and none that needs a lost one.
     pub(crate) fn chosen(&self, mut coin: impl FnMut() -> bool) -> Vec<u64> {
-        let mut lost: HashSet<Slot> = HashSet::new();
-        let (mut lost_move, mut kept) = (false, Vec::new());
-        for (&number, change) in &self.pending {
-            let mut slots = change.edits.iter().map(|edit| (edit.dir, edit.name.clone()));
-            let blocked = slots.any(|slot| lost.contains(&slot)) || (change.moves_directory && lost_move);
+        let (mut lost, mut kept) = (HashSet::new(), Vec::new());
+        for &number in self.pending.keys() {
             // The coin is thrown for each, so that a seed means the same whatever was lost before.
-            if coin() && !blocked {
+            if coin() && self.needs(number).is_disjoint(&lost) {
                 kept.push(number);
             } else {
-                lost.extend(change.edits.iter().map(|edit| (edit.dir, edit.name.clone())));
-                lost_move |= change.moves_directory;
+                lost.insert(number);
             }
         }
         kept
@@ -164,6 +162,7 @@ impl Tree {
     pub(crate) fn settle(&mut self, number: u64) -> Option<Change> {
         let change = self.pending.remove(&number)?;
         self.moves.remove(&number);
+        self.above_moved.remove(&number);
         for edit in &change.edits {
             if let Some(slots) = self.by_slot.get_mut(&edit.dir) {
                 if let Some(numbers) = slots.get_mut(&edit.name) {
@@ -194,19 +193,54 @@ impl Tree {
         let mut found = wanted.clone();
         let mut open: Vec<u64> = wanted.into_iter().collect();
         while let Some(number) = open.pop() {
-            let Some(change) = self.pending.get(&number) else { continue };
-            let of_slots = change
-                .edits
-                .iter()
-                .filter_map(|edit| self.by_slot.get(&edit.dir)?.get(&edit.name))
-                .flat_map(|numbers| numbers.range(..number));
-            let of_moves = change.moves_directory.then(|| self.moves.range(..number)).into_iter().flatten();
-            for earlier in of_slots.chain(of_moves).copied() {
-                if found.insert(earlier) {
-                    open.push(earlier);
-                }
-            }
+            open.extend(self.needs(number).into_iter().filter(|earlier| found.insert(*earlier)));
         }
         found.into_iter().collect()
+    }
+
+    /// The earlier pending changes without which this one must not be durable:
+    /// - those of the same names, in their order;
+    /// - between directories that changed their parent, those before it, else one could come to lie inside itself;
+    /// - of a directory that is removed, all that emptied it, else what was moved out of it would be lost;
+    /// - of a rename, those that named the directories above the new place, else what it moved would be lost.
+    fn needs(&self, number: u64) -> HashSet<u64> {
+        let Some(change) = self.pending.get(&number) else { return HashSet::new() };
+        let of_slots = change.edits.iter().filter_map(|edit| self.by_slot.get(&edit.dir)?.get(&edit.name));
+        let of_removed = change.removed().filter_map(|ino| self.by_slot.get(&ino)).flat_map(BTreeMap::values);
+        let mut found: HashSet<u64> =
+            of_slots.chain(of_removed).flat_map(|numbers| numbers.range(..number)).copied().collect();
+        if change.moves_directory {
+            found.extend(self.moves.range(..number));
+        }
+        if let Some(above) = self.above_moved.get(&number) {
+            let names_one = |change: &Change| {
+                change.edits.iter().any(|edit| edit.to.is_some_and(|to| above.contains(&to)))
+            };
+            let naming = self.pending.range(..number).filter(|(_, change)| names_one(change));
+            found.extend(naming.map(|(number, _)| number));
+        }
+        found
+    }
+
+    /// A directory and those above it, as seen.
+    fn path_to(&self, dir: Ino) -> Vec<Ino> {
+        let above = |dir: &Ino| Some(self.parent(*dir)).filter(|parent| parent != dir);
+        std::iter::successors(Some(dir), above).collect()
+    }
+}
+
+impl Change {
+    /// What a name of it meant and none of its names means any more.
+    fn removed(&self) -> impl Iterator<Item = Ino> {
+        self.edits
+            .iter()
+            .filter_map(|edit| edit.from)
+            .filter(|from| !self.edits.iter().any(|edit| edit.to == Some(*from)))
+    }
+
+    /// The directories where it put what had another name before.
+    fn moved_into(&self) -> impl Iterator<Item = Ino> {
+        let had_a_name = |ino| self.edits.iter().any(|edit| edit.from == Some(ino));
+        self.edits.iter().filter(move |edit| edit.to.is_some_and(had_a_name)).map(|edit| edit.dir)
     }
 }

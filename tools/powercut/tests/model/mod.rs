@@ -255,12 +255,22 @@ type Names = BTreeMap<(usize, String), usize>;
 struct Pending {
     edits: Vec<((usize, String), Option<usize>)>,
     moves_directory: bool,
+    /// The directory that it takes away.
+    removes: Option<usize>,
+    /// A rename's: the directories on the way to the new name.
+    way: Vec<usize>,
 }
 
 impl Pending {
+    fn of(edits: Vec<((usize, String), Option<usize>)>) -> Self {
+        Self { edits, moves_directory: false, removes: None, way: Vec::new() }
+    }
+
     /// The later of the two must not be durable alone.
     fn needs(&self, earlier: &Pending) -> bool {
         (self.moves_directory && earlier.moves_directory)
+            || earlier.edits.iter().any(|(slot, _)| Some(slot.0) == self.removes)
+            || earlier.edits.iter().any(|(_, to)| to.is_some_and(|to| self.way.contains(&to)))
             || self.edits.iter().any(|(slot, _)| earlier.edits.iter().any(|(other, _)| slot == other))
     }
 
@@ -340,15 +350,16 @@ impl Model {
 
     fn add(&mut self, path: &str, thing: Thing) {
         self.things.push(thing);
-        self.change(vec![(self.slot(path), Some(self.things.len() - 1))], false);
+        self.change(Pending::of(vec![(self.slot(path), Some(self.things.len() - 1))]));
     }
 
     fn link(&mut self, path: &str, to: &str) {
-        self.change(vec![(self.slot(to), self.find(path))], false);
+        self.change(Pending::of(vec![(self.slot(to), self.find(path))]));
     }
 
     fn remove(&mut self, path: &str) {
-        self.change(vec![(self.slot(path), None)], false);
+        let removes = self.find(path).filter(|thing| self.is_directory(*thing));
+        self.change(Pending { removes, ..Pending::of(vec![(self.slot(path), None)]) });
     }
 
     fn rename(&mut self, from: &str, to: &str) {
@@ -357,12 +368,13 @@ impl Model {
             return;
         }
         let (old, new) = (self.slot(from), self.slot(to));
-        let moves = thing.is_some_and(|thing| self.is_directory(thing)) && old.0 != new.0;
-        self.change(vec![(old, None), (new, thing)], moves);
+        let moves_directory = thing.is_some_and(|thing| self.is_directory(thing)) && old.0 != new.0;
+        let removes = self.find(to).filter(|thing| self.is_directory(*thing));
+        let way = to.match_indices('/').filter_map(|(end, _)| self.find(&to[..end])).collect();
+        self.change(Pending { edits: vec![(old, None), (new, thing)], moves_directory, removes, way });
     }
 
-    fn change(&mut self, edits: Vec<((usize, String), Option<usize>)>, moves_directory: bool) {
-        let change = Pending { edits, moves_directory };
+    fn change(&mut self, change: Pending) {
         change.apply(&mut self.seen);
         self.pending.push(change);
     }
