@@ -213,6 +213,31 @@ fn a_handle_pauses_resumes_and_promotes() {
     group.finish(three.end);
 }
 
+/// A producer holds its reservation from one leadership of a node into the next, which begins where it lies.
+#[test]
+fn what_is_held_across_two_leaderships_is_in_no_log_and_ends_none() {
+    let Group { folder, primary, standbys } = group(1, "ANY 1 (a)", |options| {
+        options.listen = Some(any_port());
+        options.hold_limit = Duration::from_secs(2);
+    });
+    let log = leading(&primary);
+    let standby = standbys[0].handle(0).unwrap();
+    let one = log.append(b"one", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+    until("the standby has it", || standby.snapshot().flushed.lsn >= one.end);
+    let held = log.reserve(4, Level::On, None).unwrap();
+    standby.promote(promotion(vec![peer("p", &primary)], "ANY 1 (p)", LIMIT)).unwrap();
+    // It is gone for good, and the former primary is to lead again, alone.
+    standbys.into_iter().for_each(|node| node.stop().unwrap());
+    let alone = Promotion { force: true, ..promotion(Vec::new(), "", LIMIT) };
+    log.promote(alone).unwrap();
+    let two = first_append(&log, b"two");
+    assert!(two.lsn > one.end && held.commit().is_err());
+    primary.stop().unwrap();
+    let payloads: Vec<Vec<u8>> =
+        records(&folder.path().join("p")).into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(payloads, [b"one", b"two"]);
+}
+
 #[test]
 fn a_pause_that_nobody_ends_is_over_after_its_limit() {
     let folder = folder();
