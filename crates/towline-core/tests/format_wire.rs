@@ -267,6 +267,26 @@ proptest! {
     }
 }
 
+proptest! {
+    /// Each body byte of a sound frame made another, with sound CRCs: one meaning has one encoding, reserved fields
+    /// included.
+    #[test]
+    fn a_frame_that_is_bent_is_refused_or_means_what_it_says(frame in any_frame(), by in 1u8..) {
+        let sound = encoded(&frame);
+        let payload = decode_frame(&sound).expect("it is sound").payload_bytes;
+        for at in FRAME_HEADER_BYTES..sound.len().min(FRAME_HEADER_BYTES + 128) {
+            let mut body = sound[FRAME_HEADER_BYTES..].to_vec();
+            body[at - FRAME_HEADER_BYTES] ^= by;
+            let bent = forged(sound[KIND_AT], &body, body.len() as u32, payload);
+            if let Ok(decoded) = decode_frame(&bent) {
+                prop_assert_eq!(encoded(&decoded.frame), bent, "byte {}", at);
+            }
+        }
+    }
+}
+
+const KIND_AT: usize = 10;
+
 /// A frame with sound CRCs and any content.
 fn forged(kind: u8, body: &[u8], body_bytes: u32, payload: u32) -> Vec<u8> {
     let mut bytes = b"TOWLfrme".to_vec();
@@ -330,6 +350,12 @@ fn other_protocols_are_named() {
         assert_eq!(decode_frame(request.as_bytes()), Err(WireError::Foreign(Foreign::Http)), "{request}");
     }
     assert_eq!(decode_frame(b"SSH-2.0-OpenSSH_9.6\r\n"), Err(WireError::Foreign(Foreign::Ssh)));
+    // In one piece or in several: the first four bytes decide.
+    for request in [&b"CONNECT x"[..], b"CONNE\0\0\0\0", b"PATCHED 1"] {
+        for len in 4..=request.len() {
+            assert_eq!(Lead::of(&request[..len]), Lead::Foreign(Foreign::Http), "{len} bytes");
+        }
+    }
     assert_eq!(decode_frame(b"hello towline"), Err(WireError::Garbage));
     assert_eq!(decode_frame(b"G"), Err(WireError::NeedMore(FRAME_HEADER_BYTES)));
     assert_eq!(decode_frame(b"GETTY"), Err(WireError::Garbage));

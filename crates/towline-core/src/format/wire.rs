@@ -212,7 +212,8 @@ fn foreign(bytes: &[u8]) -> Lead {
     const HTTP: [&[u8]; 9] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"PATCH ", b"PRI * "];
     let begins = |with: &[u8]| {
-        let len = with.len().min(bytes.len()).min(8);
+        // Never more than decide: who gets the bytes in pieces and who gets them at once must say the same.
+        let len = with.len().min(bytes.len()).min(FOREIGN_BYTES);
         bytes[..len] == with[..len]
     };
     // A TLS record: handshake (22), version 3.x.
@@ -225,9 +226,11 @@ fn foreign(bytes: &[u8]) -> Lead {
         None if begins(b"SSH-") => (&b"SSH-"[..], Foreign::Ssh),
         None => return Lead::Garbage,
     };
-    if bytes.len() < name.len().min(4) { Lead::NeedMore } else { Lead::Foreign(found) }
+    if bytes.len() < name.len().min(FOREIGN_BYTES) { Lead::NeedMore } else { Lead::Foreign(found) }
 }
 
+/// Bytes that tell another protocol.
+const FOREIGN_BYTES: usize = 4;
 /// Payload behind one frame at most: an atomic append, or the records of one batch.
 const MAX_PAYLOAD_BYTES: u32 = MAX_BATCH_BYTES as u32;
 const _: () = assert!(MAX_APPEND_BYTES <= MAX_BATCH_BYTES && MAX_FRAME_BYTES <= MAX_STATUS_BYTES);

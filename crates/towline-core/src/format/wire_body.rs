@@ -268,7 +268,7 @@ fn read_fields(kind: u8, from: &mut Reader<'_>) -> Option<(Frame, u32)> {
         },
         READY => Frame::Ready { from: from.lsn()?, previous_hash: from.u64()? },
         SEGMENT => {
-            let (seq, salt, _reserved) = (from.u64()?, from.u32()?, from.u64()?);
+            let (seq, salt, 0) = (from.u64()?, from.u32()?, from.u64()?) else { return None };
             Frame::Segment { seq, salt }
         }
         PROGRESS => Frame::Progress { flushed: from.lsn()?, safe: from.lsn()?, log_start: from.lsn()? },

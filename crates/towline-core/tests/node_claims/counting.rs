@@ -188,3 +188,35 @@ fn a_leader_cannot_make_a_standby_trim_beyond_what_it_has_sent() {
     standby.frame(1, Frame::Progress { flushed, safe, log_start: START });
     assert_eq!(standby.node.watermarks().log_start, Lsn(START.0), "{:?}", standby.meta.log_start);
 }
+
+#[test]
+fn what_a_standby_had_flushed_beyond_where_a_term_begins_is_no_loss_of_its_own() {
+    let (end, cut) = (START.0 + 4096, START.0 + 8192);
+    let start = |meta: Meta, end: u64| {
+        let config = NodeConfig {
+            node: NodeId(100),
+            log: LOG,
+            geometry: GEOMETRY,
+            name: "p".into(),
+            role: StartRole::Primary,
+            standbys: vec!["s1".to_owned()],
+            ..NodeConfig::default()
+        };
+        Probe::new(config, at(end), 77, Some((1, "ANY 1 (s1)".to_owned())), meta)
+    };
+    let registered = RegisteredStandby { node: NodeId(1), name: "s1".to_owned(), flushed: Lsn(cut) };
+    let of = term(1, 100);
+    let standbys = vec![registered];
+    let meta = Meta { adopted: of, led: Some(of), history: OLD(), standbys, ..Meta::default() };
+    // Its own log ends earlier: the term begins there, and the standby cuts what lies behind.
+    let mut primary = start(meta, end);
+    assert!(primary.leads());
+    primary.welcome(0, of, end_of(of, cut), 0);
+    primary.adopted(0, of);
+    // Both go down before the standby has taken more.
+    let led = primary.meta.adopted;
+    let mut primary = start(primary.meta, end);
+    let outputs = primary.welcome(0, led, end_of(of, end), 0);
+    let excluded = |output: &Output| matches!(output, Output::Event(Event::StandbyExcluded { .. }));
+    assert!(!has(&outputs, excluded), "{outputs:?}");
+}

@@ -30,6 +30,22 @@ fn what_is_written_waits_for_the_file_that_was_asked_for_last() {
 }
 
 #[test]
+fn a_segment_that_holds_log_bytes_is_not_made_anew_for_a_leaders_word() {
+    let mut standby = Probe::standby(START.0 + 4096);
+    standby.hello(1, 100);
+    standby.stream(1, term(1, 100), OLD(), START.0 + 8192);
+    let outputs = standby.frame(1, Frame::Segment { seq: 0, salt: 9 });
+    let makes = |output: &Output| matches!(output, Output::PrepareSegment { .. });
+    assert!(has(&outputs, |output| matches!(output, Output::Close { session: SessionId(1), .. })));
+    assert!(!has(&outputs, makes), "{outputs:?}");
+    // And what is there goes on being written to under the salt that it has.
+    standby.hello(2, 100);
+    standby.stream(2, term(1, 100), OLD(), START.0 + 8192);
+    let outputs = standby.receive(2, term(1, 100), START.0 + 4096, 77);
+    assert_eq!(written(&outputs).0.start, START.plus(4096));
+}
+
+#[test]
 fn segments_are_made_in_the_order_of_the_log_and_not_far_ahead_of_it() {
     let following = || {
         let mut standby = Probe::standby(START.0 + 4096);
