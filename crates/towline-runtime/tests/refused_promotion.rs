@@ -1,4 +1,4 @@
-//! A promotion that fails leaves the standbys that were relayed to where they were, whatever addresses it named.
+//! The addresses that a promotion names: it dials them, and one that fails leaves relayed standbys where they were.
 #![allow(unreachable_pub, clippy::unwrap_used, reason = "a test program with helpers of its own")]
 
 mod common;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::*;
 use towline_core::types::Level;
-use towline_runtime::{PeerAddress, Promotion};
+use towline_runtime::{PeerAddress, Promotion, RunningNode};
 
 #[test]
 fn a_refused_promotion_sends_no_relay_elsewhere() {
@@ -37,4 +37,31 @@ fn a_refused_promotion_sends_no_relay_elsewhere() {
     for node in [node, relay, other, behind] {
         node.stop().unwrap();
     }
+}
+
+#[test]
+fn a_promotion_dials_the_address_that_it_names_not_the_one_that_was_known() {
+    let folder = folder();
+    let other = start(standby(&folder.path().join("b"), "b"));
+    let mut options = standby(&folder.path().join("a"), "a");
+    // b has moved since this was written.
+    options.standbys = vec![PeerAddress { name: "b".to_owned(), address: "127.0.0.1:9".to_owned() }];
+    let promoted = start(options);
+    let mut options = primary(&folder.path().join("p"));
+    options.standbys = vec![peer("a", &promoted), peer("b", &other)];
+    options.sync_rule = Some("ANY 1 (a, b)".to_owned());
+    let node = start(options);
+    let one = leading(&node).append(b"one", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+    let holds = |node: &RunningNode| status(node).shards[0].node.watermarks.flushed.lsn >= one.end;
+    until_or("both have it", || holds(&promoted) && holds(&other), || format!("{:#?}", status(&node)));
+    node.stop().unwrap();
+    let standbys = vec![peer("b", &other)];
+    let promotion = Promotion { standbys, rule: Some("ANY 1 (b)".to_owned()), force: false, timeout: LIMIT };
+    promoted.handle(0).unwrap().promote(promotion).unwrap();
+    let two = leading(&promoted).append(b"two", Level::On, None).unwrap().wait_timeout(LIMIT).unwrap();
+    assert_eq!(two.level, Level::On);
+    for node in [promoted, other] {
+        node.stop().unwrap();
+    }
+    assert_identical(&folder.path().join("a"), &folder.path().join("b"), two.end);
 }

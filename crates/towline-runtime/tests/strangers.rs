@@ -183,7 +183,7 @@ fn what_a_client_waits_for_ends_with_its_connection() {
     options.standbys = vec![PeerAddress { name: "a".to_owned(), address: gone.to_string() }];
     options.sync_rule = Some("ANY 1 (a)".to_owned());
     let node = start(options);
-    leading(&node);
+    let handle = leading(&node);
     let waiting = || status(&node).shards[0].node.gate.waiting;
     let mut client = Client::connect(node.listen_address().unwrap(), 0);
     assert!(matches!(client.next(), Some((Frame::WelcomeClient { .. }, _))));
@@ -194,6 +194,11 @@ fn what_a_client_waits_for_ends_with_its_connection() {
     until("all of it waits", || waiting() == 101);
     drop(client);
     until("nothing waits any more", || waiting() == 0);
+    // And a caller's in this process with its ticket.
+    let ticket = handle.wait(Lsn(1 << 60), Level::RemoteApply).unwrap();
+    until("it waits", || waiting() == 1);
+    drop(ticket);
+    until("it waits no more", || waiting() == 0);
     node.stop().unwrap();
 }
 
