@@ -15,6 +15,7 @@ use towline_core::types::limits::RECORD_HEADER_BYTES;
 use towline_runtime::ShardStatus;
 
 use crate::context::Context;
+use crate::copies::Copy;
 use crate::error::{Result, SurviveError};
 use crate::process::{Node, NodePlan, Started};
 use crate::row::Row;
@@ -164,7 +165,7 @@ impl<'a> Cluster<'a> {
         self.signal(at, Signal::TERM);
         let member = &mut self.members[at];
         self.context.wait(&format!("the end of '{}'", NAMES[at]), PATIENCE, || {
-            Ok(member.node.as_mut().is_none_or(Node::has_ended).then_some(()))
+            Ok(member.node.as_mut().is_none_or(|node| node.ended().is_some()).then_some(()))
         })?;
         member.node = None;
         Ok(())
@@ -211,16 +212,67 @@ impl<'a> Cluster<'a> {
         self.members[at].start(self.context)
     }
 
-    /// Starts a member that may refuse its disk; returns whether it did so with the exit code of damage.
-    pub(crate) fn restart_refused(&mut self, at: usize) -> Result<bool> {
+    /// Starts a member that has to refuse its disk as damaged; returns what it did instead.
+    pub(crate) fn restart_refused(&mut self, at: usize) -> Result<Option<String>> {
         let member = &mut self.members[at];
         match Node::try_start(self.context, &member.plan)? {
             Started::Ready(node) => {
                 member.node = Some(node);
-                Ok(false)
+                Ok(Some("the log was opened".to_owned()))
             }
-            Started::Refused { code, .. } => Ok(code == Some(DAMAGED)),
+            Started::Refused { status, .. } if status.code() == Some(DAMAGED) => Ok(None),
+            Started::Refused { status, said } => {
+                Ok(Some(format!("the start ended with {status}, not as damaged ({DAMAGED}){said}")))
+            }
         }
+    }
+
+    /// Members that ended by themselves, and what they said last.
+    pub(crate) fn ended(&mut self) -> Vec<String> {
+        let mut ended = Vec::new();
+        for (name, member) in NAMES.iter().zip(&mut self.members) {
+            let Some(node) = &mut member.node else { continue };
+            if let Some(status) = node.ended() {
+                ended.push(format!("'{name}' ended by itself ({status}){}", node.said()));
+                member.node = None;
+            }
+        }
+        ended
+    }
+
+    /// The members that run, but for one.
+    pub(crate) fn living_beside(&self, leader: usize) -> Vec<usize> {
+        let lives = |at: &usize| *at != leader && self.members[*at].node.is_some();
+        (0..self.members.len()).filter(lives).collect()
+    }
+
+    /// Waits until every living member has flushed all of the leader's log.
+    pub(crate) fn wait_all_hold(&self, leader: usize) -> Result<()> {
+        let who = self.living_beside(leader);
+        self.wait_status(leader, "has all of its log on the disks of those that follow", |status| {
+            let end = status.node.watermarks.end.lsn;
+            let holds = |at: &usize| {
+                let mut peers = status.node.standbys.iter().filter(|peer| peer.name == NAMES[*at]);
+                peers.any(|peer| peer.state == "streaming" && peer.watermarks.flushed.lsn >= end)
+            };
+            who.iter().all(holds)
+        })
+    }
+
+    /// Stops all, the leader last, and reads from their disks what is durable there; with what could not be read.
+    pub(crate) fn stop_and_read(&mut self, leader: usize) -> Result<(Vec<Copy>, Vec<String>)> {
+        let mut order = self.living_beside(leader);
+        order.push(leader);
+        order.iter().try_for_each(|at| self.stop(*at))?;
+        let read = |at: &usize| Copy::read(NAMES[*at], &self.members[*at].below.join(NODE).join("shard-0"));
+        let (mut copies, mut wrong) = (Vec::new(), Vec::new());
+        for copy in order.iter().map(read) {
+            match copy {
+                Ok(copy) => copies.push(copy),
+                Err(why) => wrong.push(why),
+            }
+        }
+        Ok((copies, wrong))
     }
 
     pub(crate) fn status(&self, at: usize) -> Result<ShardStatus> {
@@ -286,8 +338,9 @@ impl<'a> Cluster<'a> {
     }
 
     /// What did not happen in time, with what each member says of itself.
-    pub(crate) fn explain(&self, error: SurviveError) -> SurviveError {
+    pub(crate) fn explain(&mut self, error: SurviveError) -> SurviveError {
         let SurviveError::Late(mut what) = error else { return error };
+        self.ended().iter().for_each(|ended| what.push_str(&format!("\n {ended}")));
         for (at, member) in self.members.iter().enumerate() {
             let Some(node) = &member.node else { continue };
             let status = node.status().map(|status| format!("{:?}", status.node));

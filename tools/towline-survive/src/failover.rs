@@ -55,7 +55,7 @@ impl Scene<'_> {
         };
         // With too few to confirm what it holds can still be read.
         if !self.row.level.is_remote() || self.row.quorum() <= others {
-            self.goes_on()?;
+            self.goes_on(leader)?;
         }
         Ok(leader)
     }

@@ -30,6 +30,22 @@ pub(crate) struct Judgement {
     pub(crate) anomalies: Vec<String>,
 }
 
+/// What a payload says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Key(u64),
+    Mark,
+    Strange,
+}
+
+pub(crate) fn known(bytes: &[u8]) -> Sent {
+    match bytes.first_chunk().copied().map(u64::from_le_bytes) {
+        Some(MARK) => Sent::Mark,
+        Some(key) if bytes == payload(key) => Sent::Key(key),
+        _ => Sent::Strange,
+    }
+}
+
 /// Records of the survivor, in the order of its log, to a mark that is appended now.
 pub(crate) fn read_survivor(
     context: &Context,
@@ -49,13 +65,12 @@ pub(crate) fn read_survivor(
             if record.lsn == last.lsn {
                 return Ok((found, anomalies));
             }
-            let key = record.payload.first_chunk().copied().map(u64::from_le_bytes);
-            match key {
-                Some(MARK) => {}
-                Some(key) if record.payload == payload(key) => {
-                    found.push(FoundRecord { lsn: record.lsn, key })
+            match known(&record.payload) {
+                Sent::Mark => {}
+                Sent::Key(key) => found.push(FoundRecord { lsn: record.lsn, key }),
+                Sent::Strange => {
+                    anomalies.push(format!("the record at {} is not what anybody sent", record.lsn));
                 }
-                _ => anomalies.push(format!("the record at {} is not what anybody sent", record.lsn)),
             }
         }
     }

@@ -7,12 +7,14 @@
 //! shown*, never passed.
 //!
 //! What it never does: share code with the nodes' commit gate, or believe what they say of themselves. What was
-//! acknowledged comes from the client's own journal; what is there is read from the survivor's log, byte for byte.
+//! acknowledged comes from the client's own journal; what is there is read from the survivor's log, byte for byte, and
+//! every other living node's disk has to hold the same.
 //!
 //! Start at [`run`]; the cells are [`Row::all`] × [`Failure::ALL`], their promises [`predict`].
 
 mod cluster;
 mod context;
+mod copies;
 mod error;
 mod failover;
 mod failure;

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -67,9 +67,9 @@ pub(crate) struct Node {
 /// How a start ended.
 pub(crate) enum Started {
     Ready(Node),
-    /// It refused, with this exit code.
+    /// It ended instead, by itself or by a signal.
     Refused {
-        code: Option<i32>,
+        status: ExitStatus,
         said: String,
     },
 }
@@ -78,9 +78,9 @@ impl Node {
     pub(crate) fn start(context: &Context, plan: &NodePlan) -> Result<Node> {
         match Node::try_start(context, plan)? {
             Started::Ready(node) => Ok(node),
-            Started::Refused { code, said } => Err(SurviveError::Node {
+            Started::Refused { status, said } => Err(SurviveError::Node {
                 name: plan.name.to_owned(),
-                what: format!("did not start (exit code {code:?})"),
+                what: format!("did not start ({status})"),
                 said,
             }),
         }
@@ -115,7 +115,7 @@ impl Node {
         });
         match ended {
             Ok(None) => Ok(Started::Ready(node)),
-            Ok(Some(status)) => Ok(Started::Refused { code: status.code(), said: node.said() }),
+            Ok(Some(status)) => Ok(Started::Refused { status, said: node.said() }),
             Err(SurviveError::Late(what)) => {
                 Err(SurviveError::Late(format!("waited in vain for {what}{}", node.said())))
             }
@@ -142,9 +142,9 @@ impl Node {
         self.end();
     }
 
-    /// Whether it has ended by itself.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().ok().flatten().is_some()
+    /// How it has ended by itself, where it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 
     pub(crate) fn status(&self) -> Result<ShardStatus> {

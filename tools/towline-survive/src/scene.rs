@@ -8,6 +8,7 @@ use towline::Level;
 
 use crate::cluster::{Cluster, PRIMARY, STANDBYS};
 use crate::context::Context;
+use crate::copies::differences;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::judge::{Judgement, judge, read_survivor};
@@ -65,12 +66,16 @@ pub(crate) fn play_many(
     }
     let survivor = scene.cluster.address(leader);
     let journal = scene.load.finish(context, FINISH)?;
+    let ended = scene.cluster.ended();
     let (found, strange) = read_survivor(context, survivor)?;
+    scene.cluster.wait_all_hold(leader)?;
+    let (copies, unread) = scene.cluster.stop_and_read(leader)?;
     let on = Row::new("on", Level::On, None);
     let on_is_safe = failures.iter().all(|failure| predict(&on, *failure) == Promise::Zero);
     let mut judgement = judge(&journal, &found, row, on_is_safe);
     judgement.anomalies.extend(strange);
     judgement.anomalies.extend(scene.anomalies);
+    judgement.anomalies.extend(ended.into_iter().chain(unread).chain(differences(&copies, &found)));
     let acks =
         journal.appends.iter().filter_map(|append| append.ack().map(|(_, at_ns)| (append.due_ns, at_ns)));
     let calm = acks.filter(|(_, at_ns)| *at_ns <= calm_until_ns);
@@ -126,7 +131,7 @@ impl Scene<'_> {
                 self.slow(&[PRIMARY, STANDBYS[0]])?;
                 self.context.sleep(OUTAGE)?;
                 self.cluster.calm();
-                self.goes_on()
+                self.goes_on(PRIMARY)
             }
             Failure::FullDisk => self.disk_is_full(),
             Failure::BitFlip => self.bit_flips(),
@@ -163,7 +168,7 @@ impl Scene<'_> {
         }
         self.cluster.restart(PRIMARY)?;
         self.cluster.wait_leading(PRIMARY)?;
-        self.goes_on()
+        self.goes_on(PRIMARY)
     }
 
     fn standbys_go(&mut self, count: usize, power: bool) -> Result<usize> {
@@ -184,13 +189,13 @@ impl Scene<'_> {
         for at in &who {
             self.cluster.restart(*at)?;
         }
-        self.goes_on()
+        self.goes_on(PRIMARY)
     }
 
     fn link_is_cut(&mut self, direction: Direction) -> Result<usize> {
         self.cluster.each_link(|link| link.cut(direction));
         self.nobody_confirms()?;
-        self.goes_on()
+        self.goes_on(PRIMARY)
     }
 
     /// While no standby can confirm, nothing that waits for one may be acknowledged. What was sent before may have
@@ -220,7 +225,7 @@ impl Scene<'_> {
             self.cluster.stop(PRIMARY)?;
             return self.primary_comes_back(&[]);
         }
-        self.goes_on()
+        self.goes_on(PRIMARY)
     }
 
     /// A bit of an early record flips while the primary is down. Alone it must not open that log; with its standbys
@@ -233,19 +238,22 @@ impl Scene<'_> {
         // No answer at all would make it wait: refused is refused.
         self.cluster.each_link(|link| link.heal());
         self.cluster.each_link(|link| link.sever());
-        if !self.cluster.restart_refused(PRIMARY)? {
-            self.anomalies.push(format!("a bit had flipped at {place}, and the log was opened"));
+        if let Some(instead) = self.cluster.restart_refused(PRIMARY)? {
+            self.anomalies.push(format!("a bit had flipped at {place}, and {instead}"));
         }
         self.cluster.kill(&[PRIMARY]);
         self.primary_comes_back(&[])
     }
 
-    /// Whole again, the cluster serves as before.
-    pub(crate) fn goes_on(&mut self) -> Result<usize> {
+    /// Whole again, the cluster serves as before, and whoever lives follows.
+    pub(crate) fn goes_on(&mut self, leader: usize) -> Result<usize> {
         self.cluster.each_link(|link| link.heal());
         let more = self.load.wait_more_acks(self.context, 20);
         more.map_err(|error| self.cluster.explain(error))?;
-        Ok(PRIMARY)
+        let living = self.cluster.living_beside(leader);
+        let follow = self.cluster.wait_following(leader, &living);
+        follow.map_err(|error| self.cluster.explain(error))?;
+        Ok(leader)
     }
 }
 
