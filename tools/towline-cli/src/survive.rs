@@ -32,8 +32,9 @@ not flushed; it needs /dev/fuse, and root or fusermount3. Acknowledged records a
 The run folder with survive.json and survive.html is printed at the end. Failures have longer names, too: `advise` and \
 this command take the same ones, and --list shows them.
 
-Exit codes: 0 all as predicted, 1 a promise was broken or a cluster did not come back, 2 wrong usage, 3 a loss that is \
-due was not seen (nothing was shown there), 130 interrupted; nothing is left mounted or running.")]
+Exit codes: 0 all as predicted, 1 a promise was broken, a cluster did not come back or the run could not go on, 2 wrong usage, 3 a loss that is \
+due was not seen (nothing was shown there), 130 interrupted (Ctrl-C, SIGTERM, or the end of its terminal): what was \
+played until then is kept. Nothing is left mounted or running.")]
 pub(crate) struct SurviveArgs {
     /// Only these levels, as --list names them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
@@ -108,6 +109,10 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
     .map_err(failure)?;
     let mut to = out::stdout();
     write!(to, "{}", render(&outcome.report))?;
+    if let Some(error) = outcome.unwritten {
+        to.flush()?;
+        return Err(failure(error));
+    }
     writeln!(to, "{}", outcome.folder.display())?;
     // Beside measured runs it is one of a collection, which has a page of its own.
     if args.results.join("runs").is_dir() {

@@ -68,16 +68,69 @@ fn a_cell_that_does_not_exist_is_refused_with_those_that_do() {
 }
 
 #[test]
-fn ctrl_c_leaves_nothing_mounted_or_running() {
+fn ctrl_c_or_a_closed_terminal_leaves_nothing_mounted_or_running() {
+    if !can_mount() {
+        return;
+    }
+    for signal in [Signal::INT, Signal::HUP] {
+        let folder = folder();
+        let mut child = Run(command(folder.path(), &["--level=on", "--times=1000"]).spawn().unwrap());
+        wait("the mounts", || mounts(folder.path()) >= 3);
+        std::thread::sleep(Duration::from_millis(300));
+        kill_process(Pid::from_child(&child.0), signal).unwrap();
+        assert_eq!(ended(&mut child.0), Some(130), "{signal:?}");
+        assert_nothing_left(folder.path());
+    }
+}
+
+#[test]
+fn a_place_that_takes_no_result_is_told_before_anything_is_played() {
     if !can_mount() {
         return;
     }
     let folder = folder();
-    let mut child = Run(command(folder.path(), &["--level=on", "--times=1000"]).spawn().unwrap());
-    wait("the mounts", || mounts(folder.path()) >= 3);
-    std::thread::sleep(Duration::from_millis(300));
-    kill_process(Pid::from_child(&child.0), Signal::INT).unwrap();
-    assert_eq!(ended(&mut child.0), Some(130));
+    std::fs::write(folder.path().join("results"), "a file").unwrap();
+    let output = survive(folder.path(), &["--level=on", "--times=1000"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("results"), "{}", text(&output.stderr));
+    assert_nothing_left(folder.path());
+}
+
+#[test]
+fn what_was_played_is_kept_when_the_run_cannot_go_on() {
+    if !can_mount() {
+        return;
+    }
+    // The third time, no cluster can be made.
+    let folder = folder();
+    let flags = ["--level=local", "--failure=primary-kill", "--times=1000", "--lanes=1"];
+    let mut child = Run(command(folder.path(), &flags).spawn().unwrap());
+    wait("the first cell", || mounts(folder.path()) >= 1);
+    std::fs::write(folder.path().join("work/towline-survive/cluster-2"), "no folder").unwrap();
+    assert_eq!(ended(&mut child.0), Some(1));
+    let run = std::fs::read_dir(folder.path().join("results")).unwrap().next().unwrap().unwrap().path();
+    let report: Value =
+        serde_json::from_str(&std::fs::read_to_string(run.join("survive.json")).unwrap()).unwrap();
+    assert_eq!(report["cells"][0]["runs"], 2, "{report}");
+    assert!(report["broken_off"].as_str().unwrap().contains("cluster-2"), "{report}");
+    let again = Command::new(env!("CARGO_BIN_EXE_towline")).arg("report").arg(&run).output().unwrap();
+    assert!(text(&again.stdout).contains("INCOMPLETE: given up"), "{}", text(&again.stdout));
+}
+
+#[test]
+fn what_was_played_is_shown_when_it_cannot_be_written() {
+    if !can_mount() {
+        return;
+    }
+    let folder = folder();
+    let flags = ["--level=local", "--failure=primary-kill", "--lanes=1"];
+    let child = command(folder.path(), &flags).spawn().unwrap();
+    wait("the cell", || mounts(folder.path()) >= 1);
+    std::fs::remove_dir_all(folder.path().join("results")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stdout).contains("1 passed"), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("survive.json: cannot be written"), "{}", text(&output.stderr));
     assert_nothing_left(folder.path());
 }
 

@@ -130,6 +130,9 @@ fn survival_section(runs: &[SurviveRun]) -> String {
         if run.interrupted {
             kinds.push("interrupted".into());
         }
+        if run.broken_off.is_some() {
+            kinds.push("given up before its end".into());
+        }
         let count = |verdict| run.verdicts().filter(|one| *one == verdict).count();
         let counts = [Verdict::Passed, Verdict::Failed, Verdict::NotShown].map(count);
         let counts: String = counts.iter().map(|count| format!("<td class=\"n\">{count}</td>")).collect();

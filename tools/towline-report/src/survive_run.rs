@@ -38,6 +38,8 @@ pub struct SurviveRun {
     pub commit: String,
     /// Cells are missing.
     pub interrupted: bool,
+    /// Why it was given up before its end; cells are missing then.
+    pub broken_off: Option<String>,
     /// Levels × failures.
     pub cells: Vec<Cell>,
     /// Reads right after an acknowledgement.

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use crate::context::Context;
-use crate::error::{Result, SurviveError};
+use crate::error::SurviveError;
 use crate::failure::Failure;
 use crate::predict::{Promise, predict};
+use crate::progress::Progress;
 use crate::record::{CellResult, Verdict};
 use crate::row::Row;
 use crate::scene::play;
@@ -30,14 +29,38 @@ pub(crate) struct Plan {
     pub(crate) limit: Option<Duration>,
 }
 
-/// Plays every cell in turn, `times` times over: what a limit leaves out is missing evenly. What an interrupt leaves out
-/// altogether is not among the results.
-pub(crate) fn play_cells(context: &Context, cells: Vec<Cell>, plan: Plan) -> Result<Vec<CellResult>> {
+/// Why a run was given up, and where. What was played before stands.
+#[derive(Debug)]
+pub(crate) struct Broken {
+    pub(crate) place: String,
+    pub(crate) error: SurviveError,
+}
+
+impl Broken {
+    /// `None` for an interrupt: that is no trouble of the run's.
+    pub(crate) fn of(place: String, error: SurviveError) -> Option<Broken> {
+        (!matches!(error, SurviveError::Interrupted)).then_some(Broken { place, error })
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.place, self.error)
+    }
+}
+
+/// Plays every cell in turn, `times` times over: what a limit leaves out is missing evenly. What an interrupt or a
+/// trouble leaves out altogether is not among the results.
+pub(crate) fn play_cells(
+    context: &Context,
+    cells: Vec<Cell>,
+    plan: Plan,
+) -> (Vec<CellResult>, Option<Broken>) {
+    let steps = cells.len() as u64 * plan.times;
     let table = Table {
         context,
         plan,
-        began: Instant::now(),
-        bar: ProgressBar::new(cells.len() as u64 * plan.times),
+        progress: Progress::new(steps, "{pos}/{len} {bar:30} {elapsed} of about {duration}  {msg}"),
         results: Mutex::new(
             cells
                 .iter()
@@ -46,31 +69,25 @@ pub(crate) fn play_cells(context: &Context, cells: Vec<Cell>, plan: Plan) -> Res
         ),
         broken: Mutex::new(None),
     };
-    let style = ProgressStyle::with_template("{pos}/{len} {bar:30} {elapsed} of about {duration}  {msg}");
-    table.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     table.play_all(
         (0..plan.times).flat_map(|round| (0..cells.len()).map(move |cell| (cell, round))).collect(),
     );
     // A loss that is due and was not seen gets some more chances.
-    for more in 0..MORE_TRIES {
+    for _ in 0..MORE_TRIES {
         let due: VecDeque<Job> = lock(&table.results)
             .iter()
             .enumerate()
             .filter(|(_, result)| result.promise != Promise::Zero && result.verdict == Verdict::NotShown)
             .filter(|(_, result)| result.runs > 0)
-            .map(|(cell, _)| (cell, plan.times + more))
+            // Without a gap, also where a limit cut the rounds short: so many times over, all are played again.
+            .map(|(cell, result)| (cell, result.runs))
             .collect();
         table.play_all(due);
     }
-    table.bar.finish_and_clear();
-    match lock(&table.broken).take() {
-        // What was played stands.
-        None | Some(SurviveError::Interrupted) => {}
-        Some(error) => return Err(error),
-    }
+    table.progress.end();
     let mut results = std::mem::take(&mut *lock(&table.results));
     results.retain(|result| result.runs > 0);
-    Ok(results)
+    (results, lock(&table.broken).take())
 }
 
 /// The number of a cell, and how often it has been asked for before.
@@ -80,10 +97,9 @@ type Job = (usize, u64);
 struct Table<'a> {
     context: &'a Context,
     plan: Plan,
-    began: Instant,
-    bar: ProgressBar,
+    progress: Progress,
     results: Mutex<Vec<CellResult>>,
-    broken: Mutex<Option<SurviveError>>,
+    broken: Mutex<Option<Broken>>,
 }
 
 impl Table<'_> {
@@ -93,15 +109,16 @@ impl Table<'_> {
         let next = || lock(&queue).pop_front();
         let lane = || {
             while let Some((cell, round)) = next() {
-                if lock(&self.broken).is_some() {
+                if lock(&self.broken).is_some() || self.context.check().is_err() {
                     return;
                 }
-                if round > 0 && self.plan.limit.is_some_and(|limit| self.began.elapsed() > limit) {
+                if round > 0 && self.plan.limit.is_some_and(|limit| self.progress.elapsed() > limit) {
                     continue;
                 }
-                if let Err(error) = self.play(cell, round) {
+                if let Err(trouble) = self.play(cell, round) {
                     // The run cannot go on, for whatever lane.
-                    lock(&self.broken).get_or_insert(error);
+                    let mut broken = lock(&self.broken);
+                    *broken = broken.take().or(trouble);
                 }
             }
         };
@@ -112,13 +129,17 @@ impl Table<'_> {
         });
     }
 
-    fn play(&self, cell: usize, round: u64) -> Result<()> {
+    /// An error ends the run: a trouble, or `None` for an interrupt.
+    fn play(&self, cell: usize, round: u64) -> Result<(), Option<Broken>> {
         let began = Instant::now();
         let (row, failure) = {
             let results = lock(&self.results);
             (results[cell].row.clone(), results[cell].failure)
         };
-        self.bar.set_message(format!("{} {failure}", row.name));
+        self.progress.say(format!("{} {failure}", row.name), || {
+            let (done, all) = self.progress.steps();
+            format!("{done} of {all} cells")
+        });
         let name = row.name.bytes().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let moment = self.plan.seed ^ name << 16 ^ (failure as u64) << 8 ^ round;
         let played = play(self.context, &row, failure, moment, self.plan.rate_per_s);
@@ -128,11 +149,11 @@ impl Table<'_> {
             Err(error @ (SurviveError::Late(_) | SurviveError::Node { .. } | SurviveError::Client(_))) => {
                 results[cell].add_failure(error.to_string());
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(Broken::of(format!("{} under {failure}", row.name), error)),
         }
         results[cell].seconds += began.elapsed().as_secs_f64();
         if round < self.plan.times {
-            self.bar.inc(1);
+            self.progress.step();
         }
         Ok(())
     }

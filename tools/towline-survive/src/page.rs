@@ -65,7 +65,10 @@ fn summary(report: &SurviveReport) -> String {
         count(Verdict::Passed),
         count(Verdict::Failed),
         count(Verdict::NotShown),
-        if report.interrupted { " Interrupted: cells are missing." } else { "" },
+        match report.incomplete() {
+            why if why.is_empty() => why,
+            why => format!(" <b>Incomplete</b>: {}.", escape(&why)),
+        },
     );
     text += &format!(
         "<p>One primary and two standbys, each a process of its own on a file system that forgets what was not flushed; \

@@ -40,6 +40,9 @@ pub struct SurviveReport {
     pub cores: u32,
     /// Whether it was interrupted: then cells are missing.
     pub interrupted: bool,
+    /// What gave it up before its end, and where: then cells are missing.
+    #[serde(default)]
+    pub broken_off: Option<String>,
     /// Each row × failure.
     pub cells: Vec<CellResult>,
     /// Reads on a standby after an acknowledgement.
@@ -51,6 +54,21 @@ pub struct SurviveReport {
 }
 
 impl SurviveReport {
+    /// Whether nothing came to its end.
+    pub(crate) fn is_empty(&self) -> bool {
+        let rounds = self.soak.as_ref().map_or(0, |soak| soak.rounds);
+        self.cells.is_empty() && self.windows.is_empty() && self.reads.is_empty() && rounds == 0
+    }
+
+    /// Why something is missing; empty where nothing is.
+    pub(crate) fn incomplete(&self) -> String {
+        match &self.broken_off {
+            Some(why) => format!("given up, the rest is missing: {why}"),
+            None if self.interrupted => "interrupted, the rest is missing".to_owned(),
+            None => String::new(),
+        }
+    }
+
     /// Every verdict of the run.
     pub fn verdicts(&self) -> impl Iterator<Item = Verdict> + '_ {
         let cells = self.cells.iter().chain(&self.windows).map(|cell| cell.verdict);

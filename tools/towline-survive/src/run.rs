@@ -1,18 +1,18 @@
 //! A run from its options to its folder.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::context::Context;
 use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
-use crate::matrix::{Cell, Plan, play_cells};
-use crate::page;
+use crate::folder::RunFolder;
+use crate::matrix::{Broken, Cell, Plan, play_cells};
 use crate::reads::read_after_write;
 use crate::record::{SurviveReport, Verdict};
 use crate::row::Row;
@@ -72,20 +72,24 @@ pub struct Origin {
 }
 
 /// What a run showed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
     /// Everything.
     pub report: SurviveReport,
     /// Where it was written.
     pub folder: PathBuf,
+    /// Why it could not be written: what was played is in the report all the same.
+    pub unwritten: Option<SurviveError>,
 }
 
 impl Outcome {
-    /// 0: all as predicted; 1: a promise was broken; 3: a loss that is due was not shown; 130: interrupted.
+    /// 0: all as predicted; 1: a promise was broken, or the run was given up or could not be written; 3: a loss that is
+    /// due was not shown; 130: interrupted.
     pub fn exit_code(&self) -> u8 {
         let any = |verdict| self.report.verdicts().any(|one| one == verdict);
         match () {
-            () if any(Verdict::Failed) => 1,
+            () if any(Verdict::Failed) || self.report.broken_off.is_some() => 1,
+            () if self.unwritten.is_some() => 1,
             () if self.report.interrupted => 130,
             () if any(Verdict::NotShown) => 3,
             () => 0,
@@ -122,14 +126,19 @@ pub fn cells(
     Ok(cells)
 }
 
-/// Plays the cells and writes the run folder. SIGINT and SIGTERM end it early, with what was played.
+/// Plays the cells and writes the run folder. SIGINT, SIGTERM and SIGHUP end it early, with what was played.
 ///
 /// # Errors
-/// [`SurviveError`]: nothing is left mounted or running.
+/// [`SurviveError`]: nothing came to its end, and nothing is left mounted or running. What gives a run up later is in its
+/// report.
 pub fn run(options: &SurviveOptions) -> Result<Outcome> {
     let cells = cells(&options.levels, &options.failures)?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // `nohup` means that it goes on.
+        if signal == SIGHUP && ignores_hangup() {
+            continue;
+        }
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .map_err(SurviveError::file(&options.program, "signals cannot be taken"))?;
     }
@@ -138,6 +147,7 @@ pub fn run(options: &SurviveOptions) -> Result<Outcome> {
     let processors = std::thread::available_parallelism().map_or(1, |count| count.get());
     let lanes = if options.lanes > 0 { options.lanes } else { processors.clamp(1, MAX_LANES) };
     let context = Context::open(&options.program, &options.dir, Arc::clone(&stop))?;
+    let folder = RunFolder::make(&options.results, &rfc3339(began))?;
     let windows = options.mode == Mode::Windows;
     let rate_per_s = if options.mode == Mode::Cells { RATE_PER_S } else { HIGH_RATE_PER_S };
     let plan = Plan {
@@ -161,46 +171,50 @@ pub fn run(options: &SurviveOptions) -> Result<Outcome> {
         cores: options.origin.cores,
         ..SurviveReport::default()
     };
+    let broken;
     match options.mode {
         Mode::Cells => {
             let is_whole = options.levels.is_empty() && options.failures.is_empty();
-            report.cells = play_cells(&context, cells, plan)?;
-            if is_whole && context.check().is_ok() {
-                report.reads = or_interrupted(read_after_write(&context))?;
+            let (cells, mut trouble) = play_cells(&context, cells, plan);
+            report.cells = cells;
+            if is_whole && trouble.is_none() && context.check().is_ok() {
+                match read_after_write(&context) {
+                    Ok(reads) => report.reads = reads,
+                    Err(error) => trouble = Broken::of("reads on a standby".to_owned(), error),
+                }
             }
+            broken = trouble;
         }
         Mode::Windows => {
             let rows = Row::windows(&options.window_bytes);
             let cells = rows.into_iter().map(|row| (row, Failure::PrimaryDisk)).collect();
-            report.windows = play_cells(&context, cells, plan)?;
+            (report.windows, broken) = play_cells(&context, cells, plan);
         }
-        Mode::Soak(time) => report.soak = Some(soak(&context, time, lanes, seed)?),
+        Mode::Soak(time) => {
+            let (result, trouble) = soak(&context, time, lanes, seed);
+            (report.soak, broken) = (Some(result), trouble);
+        }
     }
     report.interrupted = context.check().is_err();
     report.seconds = clock.elapsed().as_secs_f64();
     drop(context);
-    let folder = write(&options.results, &report, began)?;
-    Ok(Outcome { report, folder })
-}
-
-fn write(results: &Path, report: &SurviveReport, began: SystemTime) -> Result<PathBuf> {
-    let name = format!("survive-{}", rfc3339(began).replace([':', '-'], ""));
-    let folder = results.join(name);
-    fs::create_dir_all(&folder).map_err(SurviveError::file(&folder, "cannot be made"))?;
-    let path = folder.join("survive.json");
-    let json = serde_json::to_vec_pretty(report).map_err(|error| SurviveError::Late(error.to_string()))?;
-    fs::write(&path, json).map_err(SurviveError::file(&path, "cannot be written"))?;
-    let path = folder.join("survive.html");
-    fs::write(&path, page::render(report)).map_err(SurviveError::file(&path, "cannot be written"))?;
-    Ok(folder)
-}
-
-/// What an interrupt leaves out is missing.
-fn or_interrupted<T: Default>(result: Result<T>) -> Result<T> {
-    match result {
-        Err(SurviveError::Interrupted) => Ok(T::default()),
-        other => other,
+    if let Some(broken) = broken {
+        if report.is_empty() {
+            return Err(broken.error);
+        }
+        report.broken_off = Some(broken.to_string());
     }
+    let unwritten = folder.write(&report).err();
+    Ok(Outcome { report, folder: folder.path().to_owned(), unwritten })
+}
+
+/// Whether whoever started this program made it deaf to the end of its terminal. The list of the ignored is a mask, the
+/// first signal its lowest bit.
+fn ignores_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
+    mask >> (SIGHUP - 1) & 1 == 1
 }
 
 fn seed_of(time: SystemTime) -> u64 {

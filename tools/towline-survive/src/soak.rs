@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use towline::{Level, Window};
 
 use crate::context::Context;
 use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
-use crate::matrix::lock;
+use crate::matrix::{Broken, lock};
 use crate::predict::{Promise, predict};
+use crate::progress::Progress;
 use crate::random::Random;
 use crate::record::{CellResult, Loss};
 use crate::row::Row;
@@ -108,25 +108,31 @@ impl SoakResult {
     }
 }
 
-/// Plays rounds until `time` is up, or the run is to stop.
-pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -> Result<SoakResult> {
-    let bar = ProgressBar::new(time.as_secs());
-    let style = ProgressStyle::with_template("{elapsed_precise} of {len} s {bar:30} {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let (began, total) = (Instant::now(), Mutex::new(Tally::default()));
-    let broken: Mutex<Option<SurviveError>> = Mutex::new(None);
+/// Plays rounds until `time` is up, or the run is to stop, or cannot go on.
+pub(crate) fn soak(
+    context: &Context,
+    time: Duration,
+    lanes: usize,
+    seed: u64,
+) -> (SoakResult, Option<Broken>) {
+    let progress = Progress::new(time.as_secs(), "{elapsed_precise} of {len} s {bar:30} {msg}");
+    let total = Mutex::new(Tally::default());
+    let broken: Mutex<Option<Broken>> = Mutex::new(None);
     let lane = |number: usize| {
         let mut random = Random::new(seed ^ (number as u64) << 32);
-        while began.elapsed() < time && context.check().is_ok() && lock(&broken).is_none() {
+        while progress.elapsed() < time && context.check().is_ok() && lock(&broken).is_none() {
             if let Err(error) = round(context, &mut random, &total) {
-                lock(&broken).get_or_insert(error);
+                let mut broken = lock(&broken);
+                *broken = broken.take().or(Broken::of("the long run".to_owned(), error));
             }
-            let now = lock(&total).result.clone();
-            bar.set_position(began.elapsed().as_secs().min(time.as_secs()));
-            bar.set_message(format!(
-                "{} rounds, {} faults, {} acknowledged",
-                now.rounds, now.faults, now.acked
-            ));
+            let (rounds, faults, acked) = {
+                let now = &lock(&total).result;
+                (now.rounds, now.faults, now.acked)
+            };
+            progress.set(progress.elapsed().as_secs().min(time.as_secs()));
+            progress.say(format!("{rounds} rounds, {faults} faults, {acked} acknowledged"), || {
+                format!("{} s to go", time.saturating_sub(progress.elapsed()).as_secs())
+            });
         }
     };
     std::thread::scope(|scope| {
@@ -135,11 +141,8 @@ pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -
             scope.spawn(move || lane(number));
         }
     });
-    bar.finish_and_clear();
-    match lock(&broken).take() {
-        None | Some(SurviveError::Interrupted) => {}
-        Some(error) => return Err(error),
-    }
+    progress.end();
+    let broken = lock(&broken).take();
     let Tally { mut result, mut rows, anomalies } = std::mem::take(&mut *lock(&total));
     let order = self::rows();
     rows.sort_by_key(|row| order.iter().position(|listed| *listed == row.row));
@@ -156,7 +159,7 @@ pub(crate) fn soak(context: &Context, time: Duration, lanes: usize, seed: u64) -
             notes: row.notes,
         })
         .collect();
-    Ok(result)
+    (result, broken)
 }
 
 /// What all lanes add to.

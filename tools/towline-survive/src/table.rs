@@ -41,13 +41,16 @@ pub fn render(report: &SurviveReport) -> String {
     let cells = report.cells.iter().chain(&report.windows);
     let acked = cells.map(|cell| cell.acked).sum::<u64>() + report.soak.as_ref().map_or(0, |soak| soak.acked);
     text += &format!(
-        "{:.0} s, {acked} acknowledged records: {} passed, {} failed, {} not shown{}\n",
+        "{:.0} s, {acked} acknowledged records: {} passed, {} failed, {} not shown\n",
         report.seconds,
         count(Verdict::Passed),
         count(Verdict::Failed),
         count(Verdict::NotShown),
-        if report.interrupted { "; interrupted, the rest is missing" } else { "" },
     );
+    let incomplete = report.incomplete();
+    if !incomplete.is_empty() {
+        text += &format!("INCOMPLETE: {incomplete}\n");
+    }
     text
 }
 
