@@ -214,17 +214,15 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// The primary has no room for its next segment. With room again it goes on, or is stopped cleanly and started.
+    /// The primary has no room for its next segment, and says so. With room again its appends go on, by themselves.
     fn disk_is_full(&mut self) -> Result<usize> {
         self.cluster.trouble(PRIMARY, &FaultChange { space_bytes: Some(Some(0)), ..FaultChange::default() });
-        self.load.wait_quiet(self.context, OUTAGE, OUTAGE * 20)?;
+        let full = self.cluster.wait_status(PRIMARY, "says that its disk is full", |status| {
+            status.node.full.as_ref().is_some_and(|why| why.contains("could not be prepared"))
+        });
+        full.map_err(|error| self.cluster.explain(error))?;
+        self.context.sleep(OUTAGE)?;
         self.cluster.calm();
-        let before = self.load.acks();
-        self.context.sleep(OUTAGE * 4)?;
-        if self.load.acks() == before {
-            self.cluster.stop(PRIMARY)?;
-            return self.primary_comes_back(&[]);
-        }
         self.goes_on(PRIMARY)
     }
 
