@@ -143,6 +143,16 @@ impl Load {
         })
     }
 
+    /// Waits until something sent from now on is acknowledged at a level.
+    pub(crate) fn wait_ack_at(&self, context: &Context, level: Level) -> Result<()> {
+        let since_ns = self.now_ns();
+        context.wait(&format!("an acknowledgement at {level}"), PATIENCE, || {
+            let journal = self.journal();
+            let mut later = journal.appends.iter().rev().take_while(|append| append.sent_ns > since_ns);
+            Ok(later.any(|append| append.ack().is_some_and(|(ack, _)| ack.level == level)).then_some(()))
+        })
+    }
+
     /// Waits until no ack has come for a while: everything that could be acknowledged is.
     pub(crate) fn wait_quiet(&self, context: &Context, quiet: Duration, limit: Duration) -> Result<()> {
         let (mut last, mut since) = (self.acks(), Instant::now());

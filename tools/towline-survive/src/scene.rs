@@ -251,6 +251,11 @@ impl Scene<'_> {
         let living = self.cluster.living_beside(leader);
         let follow = self.cluster.wait_following(leader, &living);
         follow.map_err(|error| self.cluster.explain(error))?;
+        if self.row.degrade_after.is_some() {
+            // What fell to `local` heals by itself.
+            let healed = self.load.wait_ack_at(self.context, self.row.level);
+            healed.map_err(|error| self.cluster.explain(error))?;
+        }
         Ok(leader)
     }
 }
