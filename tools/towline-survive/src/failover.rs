@@ -28,6 +28,11 @@ impl Scene<'_> {
                 self.cluster.lose_disk(&[PRIMARY])?;
             }
             Failure::TwoDisks => self.cluster.lose_disk(&[PRIMARY, STANDBYS[0]])?,
+            Failure::TwoDisksAhead => {
+                // What is on its way to it does not arrive after all.
+                self.cluster.link(STANDBYS[0]).cut(Direction::Both);
+                self.cluster.lose_disk(&[PRIMARY, STANDBYS[1]])?;
+            }
             Failure::Partition | Failure::PartitionOneWay => {}
             Failure::Pause => self.cluster.signal(PRIMARY, Signal::STOP),
             _ => self.cluster.lose_disk(&[PRIMARY])?,
@@ -42,14 +47,18 @@ impl Scene<'_> {
                 self.cluster.restart(at)?;
             }
         }
-        let leader =
-            if failure == Failure::TwoDisks { self.promote_the_last()? } else { self.promote_the_best()? };
+        let leader = match failure {
+            Failure::TwoDisks => self.promote_the_last(STANDBYS[1], STANDBYS[0])?,
+            Failure::TwoDisksAhead => self.promote_the_last(STANDBYS[0], STANDBYS[1])?,
+            Failure::PrimaryDisk if self.any_one_will_do() => self.promote_the_worse()?,
+            _ => self.promote_the_best()?,
+        };
         if comes_back {
             self.old_primary_returns()?;
         }
         self.load.follow(self.cluster.address(leader));
         let others = match failure {
-            Failure::TwoDisks => 0,
+            Failure::TwoDisks | Failure::TwoDisksAhead => 0,
             _ if comes_back => 2,
             _ => 1,
         };
@@ -74,6 +83,17 @@ impl Scene<'_> {
             Failure::TwoDisks => {
                 self.cluster.link(STANDBYS[1]).cut(Direction::Both);
                 self.context.sleep(OUTAGE)
+            }
+            Failure::TwoDisksAhead => {
+                self.cluster.link(STANDBYS[0]).set_delay(Direction::Both, LATE);
+                self.context.sleep(LATE * 5)
+            }
+            Failure::PrimaryDisk if self.any_one_will_do() => {
+                // One of them goes on receiving what nobody is told of.
+                self.cluster.link(STANDBYS[1]).cut(Direction::Both);
+                self.context.sleep(OUTAGE)?;
+                self.cluster.link(STANDBYS[0]).cut(Direction::Both);
+                Ok(())
             }
             Failure::PartitionOneWay => {
                 self.cluster.silence_primary();
@@ -100,9 +120,25 @@ impl Scene<'_> {
         Ok(best)
     }
 
+    /// Whether each standby has all that was acknowledged.
+    fn any_one_will_do(&self) -> bool {
+        self.row.quorum() == STANDBYS.len()
+    }
+
+    /// Promotes the standby whose log is shorter, while the other is down; that one then gives up what it has more.
+    fn promote_the_worse(&mut self) -> Result<usize> {
+        let ends: Vec<Lsn> = STANDBYS.iter().map(|at| self.cluster.log_end(*at)).collect::<Result<_>>()?;
+        let (worse, better) = if ends[1] > ends[0] { (1, 2) } else { (2, 1) };
+        self.cluster.kill(&[better]);
+        promote(&self.cluster, worse, &[better, PRIMARY], &self.next_rule(better), false)?;
+        self.cluster.wait_leading(worse)?;
+        self.cluster.restart(better)?;
+        self.cluster.wait_following(worse, &[better])?;
+        Ok(worse)
+    }
+
     /// Promotes the only node that is left; without a quorum that has to be forced.
-    fn promote_the_last(&mut self) -> Result<usize> {
-        let [gone, last] = STANDBYS;
+    fn promote_the_last(&mut self, last: usize, gone: usize) -> Result<usize> {
         let is_forced = self.row.quorum() == 1;
         promote(&self.cluster, last, &[gone, PRIMARY], &self.next_rule(gone), is_forced)?;
         self.cluster.wait_leading(last)?;
@@ -112,7 +148,7 @@ impl Scene<'_> {
     /// The rule of the next leadership: as many standbys as before. For fewer the old rule would have to agree, and one
     /// of its standbys leads now.
     fn next_rule(&self, other: usize) -> String {
-        let kind = if self.row.rule.starts_with("FIRST") { "FIRST" } else { "ANY" };
+        let kind = if self.row.is_first() { "FIRST" } else { "ANY" };
         format!("{kind} {} ({}, {})", self.row.quorum(), NAMES[other], NAMES[PRIMARY])
     }
 
@@ -155,4 +191,6 @@ fn promote(cluster: &Cluster<'_>, at: usize, others: &[usize], rule: &str, force
 
 /// A load that needs longer to use up its window leaves a part of it.
 const USED_UP: Duration = Duration::from_secs(3);
+/// How far a standby is behind the other one, one way.
+const LATE: Duration = Duration::from_millis(60);
 const SLOW_STANDBY: Duration = Duration::from_millis(150);

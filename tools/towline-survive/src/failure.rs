@@ -20,6 +20,8 @@ pub enum Failure {
     PrimaryDiskStandbysPower,
     /// The disks of the primary and of one standby that counted are gone; the other is promoted.
     TwoDisks,
+    /// The disks of the primary and of the standby that is ahead of the other one are gone; that one is promoted.
+    TwoDisksAhead,
     /// The primary is cut off, a standby is promoted, and then the link heals.
     Partition,
     /// Nothing that the primary sends arrives, a standby is promoted, and then the link heals.
@@ -50,7 +52,7 @@ pub enum Failure {
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 20] = [
+    pub const ALL: [Failure; 21] = [
         Failure::PrimaryKill,
         Failure::PrimaryPower,
         Failure::AllPower,
@@ -58,6 +60,7 @@ impl Failure {
         Failure::PrimaryDiskStandbysKill,
         Failure::PrimaryDiskStandbysPower,
         Failure::TwoDisks,
+        Failure::TwoDisksAhead,
         Failure::Partition,
         Failure::PartitionOneWay,
         Failure::Pause,
@@ -86,9 +89,10 @@ impl Failure {
     /// Whether somebody else leads afterwards.
     pub fn promotes(self) -> bool {
         use Failure::{Partition, PartitionOneWay, Pause};
-        use Failure::{PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower, TwoDisks};
-        let is_gone =
-            matches!(self, PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower | TwoDisks);
+        use Failure::{PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower};
+        use Failure::{TwoDisks, TwoDisksAhead};
+        let is_gone = matches!(self, PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower)
+            || matches!(self, TwoDisks | TwoDisksAhead);
         is_gone || matches!(self, Partition | PartitionOneWay | Pause)
     }
 
@@ -108,6 +112,10 @@ impl Failure {
             Failure::TwoDisks => (
                 "two-disks",
                 "disks of the primary and of a standby that counted gone, promotion of the other",
+            ),
+            Failure::TwoDisksAhead => (
+                "two-disks-ahead",
+                "disks of the primary and of the standby that is ahead gone, promotion of the other",
             ),
             Failure::Partition => ("partition", "primary cut off, promotion, link heals"),
             Failure::PartitionOneWay => {

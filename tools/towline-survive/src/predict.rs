@@ -40,11 +40,14 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
         F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk | F::FullDisk | F::BitFlip => Promise::Zero,
         // What a promoted standby holds is all there is. Of k copies beside the primary's, k - 1 may go too.
         F::TwoDisks if row.is_local() || row.quorum() == 1 => Promise::Loses,
+        // The one that is left is `a`: where it comes first it was waited for, however late it was.
+        F::TwoDisksAhead if row.is_local() || row.quorum() == 1 && !row.is_first() => Promise::Loses,
         F::PrimaryDiskStandbysPower if row.level == Level::RemoteWrite => Promise::Loses,
         F::PrimaryDisk
         | F::PrimaryDiskStandbysKill
         | F::PrimaryDiskStandbysPower
         | F::TwoDisks
+        | F::TwoDisksAhead
         | F::Partition
         | F::PartitionOneWay
         | F::Pause => match row.bound() {
@@ -91,6 +94,9 @@ mod tests {
             ("on", Failure::PrimaryDiskStandbysPower, Promise::Zero),
             ("on", Failure::TwoDisks, Promise::Loses),
             ("on-any-2", Failure::TwoDisks, Promise::Zero),
+            ("on-first-1", Failure::TwoDisks, Promise::Loses),
+            ("on-first-1", Failure::TwoDisksAhead, Promise::Zero),
+            ("remote_apply", Failure::TwoDisksAhead, Promise::Loses),
             ("window-100records", Failure::PrimaryDisk, Promise::Within(Window::Records(100))),
         ];
         for (name, failure, promise) in cases {

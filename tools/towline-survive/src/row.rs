@@ -72,6 +72,11 @@ impl Row {
         if self.rule.contains('2') { 2 } else { 1 }
     }
 
+    /// Whether one certain standby has to confirm, while it is there.
+    pub fn is_first(&self) -> bool {
+        self.rule.starts_with("FIRST")
+    }
+
     /// Whether its acknowledgements promise nothing beyond the primary.
     pub fn is_local(&self) -> bool {
         !self.level.is_remote() || self.degrade_after.is_some() || self.window == Some(Window::Infinite)

@@ -139,6 +139,7 @@ impl Scene<'_> {
             | Failure::PrimaryDiskStandbysKill
             | Failure::PrimaryDiskStandbysPower
             | Failure::TwoDisks
+            | Failure::TwoDisksAhead
             | Failure::Partition
             | Failure::PartitionOneWay
             | Failure::Pause => self.leader_changes(failure),
@@ -180,8 +181,8 @@ impl Scene<'_> {
         } else {
             self.cluster.kill(&who);
         }
-        if count == 2 {
-            self.nobody_confirms()?;
+        if STANDBYS.len() - count < self.row.quorum() {
+            self.too_few_confirm()?;
         } else {
             self.context.sleep(OUTAGE)?;
         }
@@ -194,13 +195,13 @@ impl Scene<'_> {
 
     fn link_is_cut(&mut self, direction: Direction) -> Result<usize> {
         self.cluster.each_link(|link| link.cut(direction));
-        self.nobody_confirms()?;
+        self.too_few_confirm()?;
         self.goes_on(PRIMARY)
     }
 
-    /// While no standby can confirm, nothing that waits for one may be acknowledged. What was sent before may have
-    /// been confirmed before, and its acknowledgement be late; nobody can have confirmed what was sent since.
-    fn nobody_confirms(&mut self) -> Result<()> {
+    /// While too few standbys can confirm, nothing that waits for them may be acknowledged. What was sent before may have
+    /// been confirmed before, and its acknowledgement be late; too few can have confirmed what was sent since.
+    fn too_few_confirm(&mut self) -> Result<()> {
         let since_ns = self.load.now_ns();
         self.context.sleep(OUTAGE)?;
         let more = self.load.acks_of_sent_after(since_ns);
@@ -209,7 +210,7 @@ impl Scene<'_> {
             && self.row.window.is_none()
             && self.row.degrade_after.is_none()
         {
-            self.anomalies.push(format!("{more} acknowledgements while no standby could confirm"));
+            self.anomalies.push(format!("{more} acknowledgements while too few standbys could confirm"));
         }
         Ok(())
     }
@@ -245,7 +246,10 @@ impl Scene<'_> {
 
     /// Whole again, the cluster serves as before, and whoever lives follows.
     pub(crate) fn goes_on(&mut self, leader: usize) -> Result<usize> {
-        self.cluster.each_link(|link| link.heal());
+        self.cluster.each_link(|link| {
+            link.set_delay(Direction::Both, Duration::ZERO);
+            link.heal();
+        });
         let more = self.load.wait_more_acks(self.context, 20);
         more.map_err(|error| self.cluster.explain(error))?;
         let living = self.cluster.living_beside(leader);
