@@ -161,6 +161,10 @@ bugs! {
         SegmentBehindGap = "segment-behind-gap",
         /// A segment is made anew although it holds batches, of another salt than its file's.
         BatchesReplaced = "batches-replaced",
+        /// What a crash in the middle of a cut left over counts as the log's: the segment is never made anew.
+        LeftoverHeld = "leftover-held",
+        /// A relay ships what it received of a segment that it has not announced, because its own is not in place.
+        ShipsUnannounced = "ships-unannounced",
         /// A standby says that its log reaches farther than it does.
         ReadySaysMore = "ready-says-more",
         /// A standby reports as written what lies in memory that ends with the process.

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use towline_core::format::SegmentHeader;
+use towline_core::bugs::{Bug, bug};
+use towline_core::format::{BatchHeader, SegmentHeader};
 use towline_core::log::Recovered;
 use towline_core::log::recovery::{Scan, ScanInput, SegmentFile, SegmentSource, SourceError, Verdict, scan};
 use towline_core::types::limits::{BLOCK_BYTES, SEGMENT_HEADER_BYTES};
@@ -31,8 +32,12 @@ pub struct Disk {
     pub pending_meta: Option<Meta>,
     /// The log's identity; unset in an empty directory.
     pub log: LogId,
-    /// Old content that a new segment may be made from.
-    pub spare: Option<Bytes>,
+    /// Old segments that new ones may be made from, with their salts.
+    pub spares: Vec<(u32, Bytes)>,
+    /// How many of them are kept.
+    pub max_spares: usize,
+    /// A cut that had perhaps begun when the process ended.
+    pub half_cut: Option<Cut>,
     /// Something durable was damaged behind the node's back.
     pub damaged: bool,
     /// The next read of it fails.
@@ -46,8 +51,19 @@ pub struct PendingWrite {
     pub span: Span,
     /// The tail's epoch.
     pub epoch: u64,
+    /// Into which file: a segment's number and salt. Whoever holds a file that was replaced writes to nobody's.
+    pub file: (u64, u32),
     /// What.
     pub bytes: Vec<u8>,
+}
+
+/// A cut: what goes, and the last segment that stays.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// From the new end on, as far as anything may be in flight.
+    pub span: Span,
+    /// The segment of the new end.
+    pub last: u64,
 }
 
 /// Why a directory does not open.
@@ -65,7 +81,9 @@ impl Disk {
     /// The flush of pending write `n` completes.
     pub fn complete(&mut self, n: usize) -> PendingWrite {
         let write = self.pending.remove(n);
-        self.bytes.put(write.span.start, &write.bytes);
+        if self.is_in_place(&write) {
+            self.bytes.put(write.span.start, &write.bytes);
+        }
         write
     }
 
@@ -73,6 +91,9 @@ impl Disk {
     pub fn power_cut(&mut self, loss: f64, rng: &mut Rng) {
         while !self.pending.is_empty() {
             let write = self.pending.remove(rng.index(self.pending.len()));
+            if !self.is_in_place(&write) {
+                continue;
+            }
             for (n, sector) in write.bytes.chunks(SECTOR).enumerate() {
                 if !rng.chance(loss) {
                     self.bytes.put(write.span.start.plus((n * SECTOR) as u64), sector);
@@ -80,6 +101,7 @@ impl Disk {
             }
         }
         self.settle_meta(rng);
+        self.settle_cut(rng);
     }
 
     /// The process dies, the kernel lives: what was issued lands.
@@ -88,6 +110,12 @@ impl Disk {
             self.complete(0);
         }
         self.settle_meta(rng);
+        self.settle_cut(rng);
+    }
+
+    fn is_in_place(&self, write: &PendingWrite) -> bool {
+        let (seq, salt) = write.file;
+        self.segments.get(&seq) == Some(&salt)
     }
 
     /// Four copies, written one after the other: a meta write is there as a whole or not at all.
@@ -96,6 +124,23 @@ impl Disk {
             && rng.chance(0.5)
         {
             self.meta = meta;
+        }
+    }
+
+    /// A cut that was under way has come some way: later segments go from the last to the first, then pieces are zero.
+    fn settle_cut(&mut self, rng: &mut Rng) {
+        let Some(Cut { span, last }) = self.half_cut.take().filter(|_| rng.chance(0.5)) else { return };
+        while self.segments.last_key_value().is_some_and(|(seq, _)| *seq > last) {
+            if rng.chance(0.3) {
+                return;
+            }
+            self.segments.pop_last();
+        }
+        for _ in 0..rng.below(16) {
+            let sectors = span.len() / SECTOR as u64;
+            let (from, count) = (rng.below(sectors), rng.within(1..64));
+            let start = span.start.plus(from * SECTOR as u64);
+            self.bytes.zero(Span::new(start, start.plus(count * SECTOR as u64).min(span.end)));
         }
     }
 
@@ -126,26 +171,67 @@ impl Disk {
         true
     }
 
-    /// Makes a segment, zero-filled or from an old one.
-    pub fn prepare(&mut self, geometry: Geometry, seq: u64, salt: u32, marks: &mut Tally) {
+    /// Puts a segment (number, salt) in place, zero-filled or from an old one.
+    pub fn make(
+        &mut self,
+        geometry: Geometry,
+        (seq, salt): (u64, u32),
+        spare: Option<Bytes>,
+        marks: &mut Tally,
+    ) {
         let span = Span::new(geometry.segment_start(seq), geometry.segment_end(seq));
         self.bytes.zero(span);
-        if let Some(old) = self.spare.take() {
+        if let Some(old) = spare {
             sometimes!(marks, Recycled);
             self.bytes.move_in(span.start, old);
         }
         self.segments.insert(seq, salt);
     }
 
-    /// Segments below `first` go; the last of them may be made into a new one.
-    pub fn recycle(&mut self, geometry: Geometry, first: u64, keep: bool) {
-        let Some(last) = self.segments.keys().copied().filter(|seq| *seq < first).max() else { return };
-        if keep {
-            let span = Span::new(geometry.segment_start(last), geometry.segment_end(last));
-            self.spare = Some(self.bytes.move_out(span));
+    /// An old file whose batches the new salt makes invalid.
+    pub fn take_spare(&mut self, salt: Option<u32>) -> Option<Bytes> {
+        let at = self.spares.iter().position(|(old, _)| Some(*old) != salt)?;
+        Some(self.spares.swap_remove(at).1)
+    }
+
+    /// Whether the segment in place has a batch of its place, under any salt, of the term that owns it.
+    pub fn holds_batch(&self, geometry: Geometry, seq: u64) -> bool {
+        let first = geometry.first_batch(seq);
+        let block = self.bytes.get(Span::new(first, first.plus(BLOCK_BYTES)));
+        let found = BatchHeader::decode_any(&block).ok();
+        let owner = self.meta.history.owner(first);
+        found.is_some_and(|(header, salt)| {
+            let is_owned = owner == Some(header.term) || bug(Bug::LeftoverHeld);
+            let is_seen = !bug(Bug::BatchesReplaced) || self.segments.get(&seq) == Some(&salt);
+            header.log == self.log && header.start == first && is_owned && is_seen
+        })
+    }
+
+    /// Segments that end at `below` or before go; some of them may be made into new ones.
+    pub fn recycle(&mut self, geometry: Geometry, below: Lsn) {
+        let first = geometry.segment_of(below);
+        let kept = self.segments.split_off(&first);
+        for (seq, salt) in std::mem::replace(&mut self.segments, kept) {
+            let span = Span::new(geometry.segment_start(seq), geometry.segment_end(seq));
+            self.spares.push((salt, self.bytes.move_out(span)));
         }
-        self.segments.retain(|seq, _| *seq >= first);
+        let excess = self.spares.len().saturating_sub(self.max_spares);
+        self.spares.drain(..excess);
         self.bytes.zero(Span::new(Lsn(0), geometry.segment_start(first)));
+    }
+
+    /// The log ends where the span begins; segments behind go, and what was in flight is zero.
+    pub fn cut(&mut self, geometry: Geometry, span: Span) {
+        let last = geometry.segment_of(span.start);
+        self.segments.retain(|seq, _| *seq <= last);
+        self.bytes.zero(span);
+    }
+
+    /// A segment that is missing although a later one is there: no start would take that for a crash.
+    pub fn gap(&self, geometry: Geometry) -> Option<u64> {
+        let last = *self.segments.last_key_value()?.0;
+        let first = geometry.segment_of(self.meta.log_start);
+        (first..last).find(|seq| !self.segments.contains_key(seq))
     }
 
     /// Walks valid batches from the log's start.

@@ -45,6 +45,8 @@ marks! {
     Roll => "a segment was closed by a roll",
     Trim => "segments below a trim went",
     Recycled => "a segment was made from an old one",
+    HeldUp => "a segment waited for one before it that could not be made",
+    MadeTwice => "a segment was made, and had been asked for again meanwhile",
     CatchUp => "bytes were shipped from segment files",
     Fetch => "a restarted primary fetched a tail",
     Demoted => "a log was cut at the fork point",

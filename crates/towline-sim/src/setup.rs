@@ -52,8 +52,10 @@ pub struct Setup {
     pub fault_chance: f64,
     /// Chance that a sector in flight is lost at a power cut.
     pub sector_loss: f64,
-    /// New segments are made from old ones.
-    pub recycles: bool,
+    /// Old segments that are kept to make new ones from.
+    pub spare_segments: usize,
+    /// Chance that a segment is made, recycled or cut within a turn.
+    pub keeper_pace: f64,
     /// Appends before the faults end.
     pub appends: u64,
 }
@@ -101,7 +103,8 @@ impl Setup {
             disk_pace: rng.pick(&[0.9, 0.5, 0.2]),
             fault_chance: rng.pick(&[0.01, 0.02, 0.04]),
             sector_loss: rng.pick(&[0.1, 0.5, 0.8, 1.0]),
-            recycles: rng.chance(0.7),
+            spare_segments: rng.pick(&[0, 1, 1, 2]),
+            keeper_pace: rng.pick(&[0.9, 0.5, 0.2, 0.05]),
             appends: 500 + rng.below(200),
         }
     }

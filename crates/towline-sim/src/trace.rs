@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 /// Of the lines of a trace and of what a seed means: another version gives other worlds.
-pub const TRACE_VERSION: u32 = 6;
+pub const TRACE_VERSION: u32 = 7;
 
 /// The story of one world.
 #[derive(Debug, Default)]

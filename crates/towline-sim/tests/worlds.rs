@@ -43,6 +43,7 @@ const RARER: &[Mark] = &[
     Mark::DamagedStream,
     Mark::LostWindowed,
     Mark::EqualTerms,
+    Mark::MadeTwice,
 ];
 
 #[test]

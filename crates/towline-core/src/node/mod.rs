@@ -62,6 +62,8 @@ pub struct Node {
     tail: Tail,
     segments: SegmentPlan,
     meta: MetaKeeper,
+    /// The last term that this directory led before this process.
+    led_before: Option<Term>,
     gate: CommitGate,
     rules: RuleBook,
     /// Sessions that this node dialled: it ships on them.
@@ -124,7 +126,7 @@ impl Node {
         }
         let rules = RuleBook::new(&recovered, &mut gate);
         let tail = Tail::new(config.geometry, config.flush_depth, recovered.end, recovered.previous_hash);
-        let acknowledged = meta.acknowledged;
+        let (acknowledged, led_before) = (meta.acknowledged, meta.led);
         let mut node = Node {
             now_ns: 0,
             out,
@@ -133,6 +135,7 @@ impl Node {
             tail,
             segments,
             meta: MetaKeeper::new(meta),
+            led_before,
             gate,
             rules,
             peers,

@@ -101,6 +101,7 @@ impl Node {
             term.node == self.config.node
                 && Some(term) != current
                 && !self.was_overruled(term, claimed, &welcome.history)
+                && !self.was_cut_to_its_start(term, own, &welcome.history)
         });
         let lost = welcome.leader_flushed > own && !bug(Bug::LeadsAfterLoss);
         if lost && is_own && !self.config.alone {
@@ -137,6 +138,15 @@ impl Node {
             || entries.any(|entry| {
                 entry.term.node != own && entry.start <= claimed && (entry.term > term || is_foreign(entry))
             })
+    }
+
+    /// Whether the term that this directory led last was cut off for another's, of which nothing is left either: the
+    /// history does not know it, and the log reaches its start. A crash takes no term whose start the log reaches, and
+    /// an older copy of the directory does not know that it led.
+    fn was_cut_to_its_start(&self, term: Term, own: Lsn, claims: &TermHistory) -> bool {
+        let is_gone = !self.meta.get().history.entries().iter().any(|entry| entry.term == term);
+        let reaches = |entry: &&TermStart| entry.term == term && entry.start <= own;
+        self.led_before == Some(term) && is_gone && claims.entries().iter().any(|entry| reaches(&entry))
     }
 
     fn meet_higher_term(&mut self, adopted: Term) {

@@ -245,6 +245,27 @@ fn a_primary_that_lost_what_it_had_flushed_must_not_lead() {
 }
 
 #[test]
+fn a_claim_of_a_term_that_was_cut_off_whole_is_no_loss_to_the_directory_that_led_it() {
+    let start = START.0 + 4096;
+    let claims = history(&[(term(1, 100), START.0), (term(2, 100), start)]);
+    // Node 101 had its log cut to where term 2 began, and nothing of node 101's term came.
+    let halts = |led| {
+        let config = NodeConfig { role: StartRole::Primary, ..Probe::config(100, 2) };
+        let meta = Meta { adopted: term(3, 101), led: Some(led), history: OLD(), ..Meta::default() };
+        let mut primary = Probe::new(config, at(start), 77, Some((1, "ANY 1 (s1, s2)".to_owned())), meta);
+        halted(&primary.welcome_with(
+            0,
+            term(2, 100),
+            end_of(term(2, 100), start + 4096),
+            start + 4096,
+            claims.clone(),
+        ))
+    };
+    assert!(!halts(term(2, 100)), "it led that term, and knows of a later one in its place");
+    assert!(halts(term(1, 100)), "an older copy of the directory");
+}
+
+#[test]
 fn a_tail_that_a_standby_holds_is_fetched_and_flushed_before_the_term_starts() {
     let mut primary = Probe::primary(2, Some("ANY 1 (s1, s2)"), START.0 + 4096);
     let ahead = end_of(term(1, 100), START.0 + 8192);

@@ -72,15 +72,7 @@ impl Probe {
 
     /// A restarted primary, node 100, that led term 1; its log ends at `end`.
     pub(crate) fn primary(standbys: usize, rule: Option<&str>, end: u64) -> Probe {
-        let config = NodeConfig {
-            node: NodeId(100),
-            log: LOG,
-            geometry: GEOMETRY,
-            name: "p".into(),
-            role: StartRole::Primary,
-            standbys: (1..=standbys).map(|n| format!("s{n}")).collect(),
-            ..NodeConfig::default()
-        };
+        let config = NodeConfig { role: StartRole::Primary, ..Probe::config(100, standbys) };
         let meta = Meta {
             adopted: term(1, 100),
             led: Some(term(1, 100)),
@@ -173,11 +165,45 @@ impl Probe {
         self.welcome_of(peer, adopted, end, leader_flushed, 2)
     }
 
+    pub(crate) fn config(node: u64, standbys: usize) -> NodeConfig {
+        NodeConfig {
+            node: NodeId(node),
+            log: LOG,
+            geometry: GEOMETRY,
+            name: "p".into(),
+            standbys: (1..=standbys).map(|n| format!("s{n}")).collect(),
+            ..NodeConfig::default()
+        }
+    }
+
+    /// One that has this history.
+    pub(crate) fn welcome_with(
+        &mut self,
+        peer: u16,
+        adopted: Term,
+        end: LogEnd,
+        leader_flushed: u64,
+        history: TermHistory,
+    ) -> Vec<Output> {
+        self.welcome_as(peer, (adopted, history), end, leader_flushed, 2)
+    }
+
     /// `set_size` 0: one that has never followed.
     pub(crate) fn welcome_of(
         &mut self,
         peer: u16,
         adopted: Term,
+        end: LogEnd,
+        leader_flushed: u64,
+        set_size: u16,
+    ) -> Vec<Output> {
+        self.welcome_as(peer, (adopted, OLD()), end, leader_flushed, set_size)
+    }
+
+    fn welcome_as(
+        &mut self,
+        peer: u16,
+        (adopted, history): (Term, TermHistory),
         end: LogEnd,
         leader_flushed: u64,
         set_size: u16,
@@ -193,7 +219,7 @@ impl Probe {
             adopted,
             end,
             log_start: START,
-            history: OLD(),
+            history,
             leader_flushed: Lsn(leader_flushed),
             applies: false,
             applies_safe: false,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use towline_core::format::{BatchHeader, BatchKind, Frame};
 use towline_core::node::{Input, Output};
 use towline_core::types::limits::SEGMENTS_ANNOUNCED;
-use towline_core::types::{Lsn, SessionId, Span};
+use towline_core::types::{Lsn, Meta, SessionId, Span, StandbyWatermarks};
 
 use crate::probe::*;
 
@@ -68,6 +68,33 @@ fn segments_are_made_in_the_order_of_the_log_and_not_far_ahead_of_it() {
         has(&outputs, closes) && !has(&outputs, makes),
         "it fills no disk for a leader's word: {outputs:?}"
     );
+}
+
+#[test]
+fn a_relay_ships_nothing_of_a_segment_that_it_has_not_announced() {
+    let end = GEOMETRY.segment_end(0);
+    let start = GEOMETRY.first_batch(1);
+    let config = Probe::config(50, 1);
+    let meta = Meta { adopted: term(1, 100), reported: end, history: OLD(), ..Meta::default() };
+    let mut relay = Probe::new(config, at(end.0), 77, None, meta);
+    relay.hello(9, 100);
+    relay.stream(9, term(1, 100), OLD(), start.0 + 4096);
+    relay.feed(Input::Tick { now_ns: 1 });
+    relay.welcome(0, term(1, 100), end_of(term(1, 100), end.0), end.0);
+    relay.adopted(0, term(1, 100));
+    relay.frame(0, Frame::Ready { from: end, previous_hash: 77 });
+    let credit = end.plus(1 << 30);
+    let watermarks = StandbyWatermarks { written: at(end.0), flushed: at(end.0), applied: at(end.0) };
+    relay.frame(0, Frame::Report { term: term(1, 100), watermarks, credit, failing: false });
+    relay.frame(9, Frame::Segment { seq: 1, salt: 21 });
+    // It has the batch, and not the file.
+    let sends = |output: &Output| matches!(output, Output::Send { session: SessionId(0), .. });
+    assert!(!has(&relay.receive(9, term(1, 100), start.0, 77), sends), "the salt is not known there");
+    let outputs = relay.feed(Input::SegmentReady { seq: 1, salt: 21 });
+    let told = outputs.iter().position(|output| {
+        matches!(output, Output::Frame { frame: Frame::Segment { seq: 1, salt: 21 }, .. })
+    });
+    assert!(told.is_some() && told < outputs.iter().position(sends), "{outputs:?}");
 }
 
 /// A batch of a mebibyte, or a roll, fetched in session 0 and flushed.

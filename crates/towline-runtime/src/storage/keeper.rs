@@ -16,7 +16,7 @@ use towline_core::bugs::{Bug, bug};
 use towline_core::format::{BatchHeader, SegmentHeader, SegmentVerdict};
 use towline_core::node::Input;
 use towline_core::types::limits::{BLOCK_BYTES, SEGMENT_HEADER_BYTES};
-use towline_core::types::{Geometry, LogId, Lsn, Meta, Position, Span};
+use towline_core::types::{Geometry, LogId, Lsn, Meta, Position, Span, TermHistory};
 use towline_uring::{AlignedBuf, DataFile, FileMode, fsync_dir};
 
 use super::cut::{Later, cut_tail};
@@ -83,6 +83,7 @@ pub struct KeeperParts {
     pub(crate) segments: Segments,
     pub(crate) meta: MetaFile,
     pub(crate) log_start: Lsn,
+    pub(crate) history: TermHistory,
     pub(crate) spares: Vec<Spare>,
     pub(crate) max_spares: usize,
     pub(crate) steps: Steps,
@@ -127,6 +128,7 @@ impl Keeper {
                 waiting: VecDeque::new(),
                 meta: parts.meta,
                 log_start: parts.log_start,
+                history: parts.history,
                 failed: None,
                 sink: Box::new(sink),
             },
@@ -207,7 +209,7 @@ impl Worker {
                 return Some(command);
             }
             self.forget_below_start();
-            let due = self.retries.first_key_value().map(|(seq, retry)| (*seq, retry.salt, retry.at));
+            let due = self.first_due();
             let Some((seq, salt, at)) = due else { return self.desk.inbox.recv().ok() };
             match self.desk.inbox.recv_deadline(at) {
                 Ok(command) => return Some(command),
@@ -219,6 +221,17 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// The retry to make next, and when: the lowest.
+    fn first_due(&self) -> Option<(u64, Option<u32>, Instant)> {
+        let mut waiting = self.retries.iter();
+        let first = if bug(Bug::SegmentBehindGap) {
+            waiting.min_by_key(|(_, retry)| retry.at)
+        } else {
+            waiting.next()
+        };
+        first.map(|(seq, retry)| (*seq, retry.salt, retry.at))
     }
 
     fn handle(&mut self, command: Command) -> Flow {
@@ -296,16 +309,22 @@ impl Worker {
     }
 
     /// The salt of a first batch in a segment that is in place, if it has one: then it is part of a log. What a file was
-    /// used for before lies below its place.
+    /// used for before lies below its place; what a crash in the middle of a cut left over is of a term that does not own
+    /// its place any more.
     fn holds_batches(&self, seq: u64, log: LogId, geometry: Geometry) -> Result<Option<u32>, Refusal> {
         let Some(file) = self.segments.file(seq) else { return Ok(None) };
         let first = geometry.first_batch(seq);
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES as usize);
         file.pread_exact(geometry.offset_of(first), &mut block).map_err(OpenError::file)?;
         let found = BatchHeader::decode_any(&block).ok();
-        let found =
-            found.filter(|(_, salt)| !bug(Bug::BatchesReplaced) || self.segments.salt(seq) == Some(*salt));
-        Ok(found.filter(|(header, _)| header.log == log && header.start == first).map(|(_, salt)| salt))
+        let owner = self.desk.history.owner(first);
+        let own_salt = self.segments.salt(seq);
+        let belongs = |header: &BatchHeader, salt: u32| {
+            let is_owned = owner == Some(header.term) || bug(Bug::LeftoverHeld);
+            let is_seen = !bug(Bug::BatchesReplaced) || own_salt == Some(salt);
+            header.log == log && header.start == first && is_owned && is_seen
+        };
+        Ok(found.filter(|(header, salt)| belongs(header, *salt)).map(|(_, salt)| salt))
     }
 
     fn recycle(&mut self, below: Lsn) -> Flow {
@@ -372,6 +391,7 @@ struct Desk {
     meta: MetaFile,
     /// Durable in the meta block.
     log_start: Lsn,
+    history: TermHistory,
     failed: Option<String>,
     sink: Box<dyn FnMut(Input) + Send>,
 }
@@ -390,6 +410,7 @@ impl Desk {
         match self.meta.write(meta) {
             Ok(()) => {
                 self.log_start = meta.log_start;
+                self.history.clone_from(&meta.history);
                 self.answer(Input::MetaWritten { sequence: meta.sequence })
             }
             Err(MetaWriteError::Stopped(_)) => Flow::End,

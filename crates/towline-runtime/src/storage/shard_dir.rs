@@ -158,6 +158,7 @@ fn open_locked(layout: &Layout, options: &StorageOptions, lock: DirLock) -> Resu
         segments: segments.clone(),
         meta: meta_file,
         log_start: meta.log_start,
+        history: meta.history.clone(),
         spares,
         max_spares: options.spare_segments,
         steps: steps.clone(),

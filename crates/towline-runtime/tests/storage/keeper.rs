@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use towline_core::format::BatchKind;
 use towline_core::node::Input;
-use towline_core::types::{LogId, Lsn, Span};
+use towline_core::types::{LogId, Lsn, NodeId, Span, Term, TermHistory, TermStart};
 use towline_runtime::storage::{Command, Keeper, Purpose, SegmentReader, ShardDir, Steps, StorageOptions};
 
 use crate::support::{GEOMETRY, Kept, Log, Place, SmallDisk, options, payload, stopping, write};
@@ -305,6 +305,33 @@ fn a_segment_with_a_batch_of_its_place_is_not_made_anew_whatever_its_salt() {
     write(&log.segments.file(0).unwrap(), GEOMETRY.offset_of(header.start), &other);
     let answer = log.kept.ask(Command::Prepare { seq: 0, salt: Some(salt ^ 1) });
     assert!(matches!(answer, Input::SegmentFailed { seq: 0, .. }), "{answer:?}");
+}
+
+#[test]
+fn what_an_interrupted_cut_left_over_does_not_hold_its_segment() {
+    let place = Place::new();
+    let mut log = Log::start(place.open().unwrap());
+    let salt = log.prepare(0);
+    log.lead();
+    log.append(&[payload(1, 100).as_slice()]);
+    // Another's term begins where the log does; the cut that its record announces did not come to its end.
+    let start = GEOMETRY.first_batch(0);
+    log.change_meta(|meta| {
+        let term = Term { number: meta.adopted.number + 1, node: NodeId(77) };
+        meta.adopted = term;
+        meta.history = TermHistory::from_entries(&[TermStart { term, start }]).unwrap();
+        meta.unfinished = vec![Span::new(start, start.plus(GEOMETRY.in_flight_bytes))];
+    });
+    drop(log);
+    let opened = place.open().unwrap();
+    assert_eq!(
+        (opened.recovered.end.lsn, opened.recovered.cut),
+        (start, None),
+        "another term owns the place"
+    );
+    let log = Log::start(opened);
+    let answer = log.kept.ask(Command::Prepare { seq: 0, salt: Some(salt ^ 1) });
+    assert_eq!(answer, Input::SegmentReady { seq: 0, salt: salt ^ 1 });
 }
 
 #[test]

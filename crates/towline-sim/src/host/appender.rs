@@ -94,7 +94,9 @@ impl Host {
         let body_bytes = open.body.len() as u32;
         let body = open.start.plus(BATCH_HEADER_BYTES);
         let stored = Span::new(open.start, body.plus(u64::from(body_bytes)).block_up());
-        let salt = self.salt_at(open.start);
+        let Some(salt) = self.salt_at(open.start) else {
+            return env.breaks(format!("a batch at {}, whose segment is not in place", open.start));
+        };
         let seed = BodySeed { log: self.config.log, salt, start: open.start };
         let Ok(summary) = summarize_sealed(&open.body, &seed) else {
             return env.breaks("a body that was built here cannot be read".to_owned());

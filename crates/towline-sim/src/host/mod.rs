@@ -1,6 +1,7 @@
 //! One process of the simulated world: drives a node by its Inputs and Outputs, as the runtime's shard does.
 
 mod appender;
+mod keeper;
 mod outputs;
 mod receive;
 mod tape;
@@ -14,12 +15,14 @@ use towline_core::replication::Stage;
 use towline_core::types::{LogId, Lsn, Position, SessionId, Span, Term, TermHistory, TicketId};
 
 use self::appender::Open;
+use self::keeper::Keeper;
 use self::receive::Receiving;
 use self::tape::Tape;
 use crate::bytes::Bytes;
-use crate::disk::{Disk, OpenError};
+use crate::disk::{Cut, Disk, OpenError};
 use crate::env::Env;
 use crate::marks::sometimes;
+use crate::setup::Setup;
 
 /// What travels on a connection, in order.
 #[derive(Clone, Debug)]
@@ -48,7 +51,7 @@ pub enum Wish {
 /// What fails in this host, until it is healed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Troubles {
-    /// No segment can be prepared.
+    /// Hardly any segment can be made.
     pub full: bool,
     /// The next write fails.
     pub write_fails: bool,
@@ -58,6 +61,8 @@ pub struct Troubles {
     pub read_fails: bool,
     /// Writes take long.
     pub slow: bool,
+    /// Segments take very long.
+    pub slow_fill: bool,
     /// Stopped and not dead: it hears nothing until it wakes.
     pub paused: bool,
 }
@@ -96,6 +101,8 @@ pub struct Host {
     /// What a leader took in and said, for the checker, and the histories of the leaderships that began in it.
     pub told: Vec<towline_check::Event>,
     pub leaderships: VecDeque<TermHistory>,
+    /// Where its log was cut, and the term that begins there.
+    pub cuts: Vec<(Term, Lsn)>,
     pub keeps_tape: bool,
     pub apply_chance: f64,
     open: Option<Open>,
@@ -105,9 +112,9 @@ pub struct Host {
     receiving: Option<Receiving>,
     /// What came before there was room, per session.
     held: BTreeMap<SessionId, VecDeque<Message>>,
-    segment_jobs: Vec<(u64, Option<u32>)>,
-    told_full: bool,
-    recycles: bool,
+    /// Salts of segments that were announced, per session.
+    announced: BTreeMap<SessionId, BTreeMap<u64, u32>>,
+    keeper: Keeper,
     /// The application: what it may apply, what it has, the ends of batches it can reach.
     apply_upto: Lsn,
     applied: Position,
@@ -118,12 +125,12 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn new(name: usize, config: NodeConfig, log: LogId, recycles: bool, apply_chance: f64) -> Host {
+    pub fn new(name: usize, config: NodeConfig, log: LogId, setup: &Setup) -> Host {
         Host {
             name,
             config,
             node: None,
-            disk: Disk { log, ..Disk::default() },
+            disk: Disk { log, max_spares: setup.spare_segments, ..Disk::default() },
             arena: Bytes::default(),
             inbox: VecDeque::new(),
             wishes: Vec::new(),
@@ -141,16 +148,16 @@ impl Host {
             rules: BTreeMap::new(),
             told: Vec::new(),
             leaderships: VecDeque::new(),
+            cuts: Vec::new(),
             keeps_tape: false,
-            apply_chance,
+            apply_chance: setup.apply_pace,
             open: None,
             frozen: true,
             held_rules: VecDeque::new(),
             receiving: None,
             held: BTreeMap::new(),
-            segment_jobs: Vec::new(),
-            told_full: false,
-            recycles,
+            announced: BTreeMap::new(),
+            keeper: Keeper::new(setup.keeper_pace),
             apply_upto: Lsn(0),
             applied: Position::default(),
             ends: BTreeMap::new(),
@@ -181,6 +188,8 @@ impl Host {
             }
         };
         let end = recovered.end.lsn;
+        // What lies below the log's start waits to be used again.
+        self.disk.recycle(geometry, self.disk.meta.log_start);
         if self.config.applies {
             let walk = self.disk.walk(geometry);
             self.ends = walk.batches.iter().map(|b| (b.header.end, b.header.after())).collect();
@@ -206,8 +215,10 @@ impl Host {
         self.inbox.clear();
         self.held.clear();
         self.held_rules.clear();
-        self.segment_jobs.clear();
-        self.told_full = false;
+        self.announced.clear();
+        let geometry = self.config.geometry;
+        let cut = |span: Span| Cut { span, last: geometry.segment_of(span.start) };
+        self.disk.half_cut = self.keeper.stop().map(cut);
         self.wishes.clear();
         self.history = None;
         self.troubles.paused = false;
@@ -260,7 +271,6 @@ impl Host {
             return;
         }
         self.feed(Input::Tick { now_ns: env.now_ns });
-        self.do_segment_job(env);
         self.apply_some(env);
         for input in std::mem::take(&mut self.inbox) {
             self.feed(input);
@@ -268,6 +278,7 @@ impl Host {
         self.pump(env);
         self.maybe_close_batch(env);
         self.drain(env);
+        self.keep(env);
     }
 
     fn feed(&mut self, input: Input) {
@@ -279,25 +290,6 @@ impl Host {
             history.input(&input, &mut self.told);
         }
         node.handle(input);
-    }
-
-    fn do_segment_job(&mut self, env: &mut Env) {
-        let Some((seq, salt)) = self.segment_jobs.first().copied() else { return };
-        if env.rng.chance(0.5) {
-            return;
-        }
-        if self.troubles.full {
-            if !self.told_full {
-                self.told_full = true;
-                self.feed(Input::SegmentFailed { seq, error: "no space left".into() });
-            }
-            return;
-        }
-        self.told_full = false;
-        self.segment_jobs.remove(0);
-        let salt = salt.unwrap_or_else(|| env.rng.bits() as u32);
-        self.disk.prepare(self.config.geometry, seq, salt, &mut env.marks);
-        self.feed(Input::SegmentReady { seq, salt });
     }
 
     /// The application goes on by a batch now and then.

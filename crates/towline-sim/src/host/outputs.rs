@@ -20,7 +20,9 @@ impl Host {
             Output::AppendRule { version, rule } => self.append_rule(version, rule),
             Output::PutHeader { header } => {
                 sometimes!(env.marks, Roll, header.kind == BatchKind::Roll);
-                let salt = self.salt_at(header.start);
+                let Some(salt) = self.salt_at(header.start) else {
+                    return env.breaks(format!("a batch at {}, whose segment is not in place", header.start));
+                };
                 let mut block = vec![0; BLOCK_BYTES as usize];
                 if header.body_bytes > 0 {
                     self.arena.read(header.start, &mut block);
@@ -30,13 +32,11 @@ impl Host {
                 self.batch_stands(&header);
             }
             Output::Write { span, epoch } => self.write(span, epoch, env),
-            Output::PrepareSegment { seq, salt } => self.prepare(seq, salt, env),
+            Output::PrepareSegment { seq, salt } => self.ask_for_segment(seq, salt),
             Output::Recycle { below } => {
                 let durable = self.disk.meta.log_start >= below;
                 promise!(env, durable, "a segment goes before the meta block says so durably");
-                sometimes!(env.marks, Trim);
-                let first = self.config.geometry.segment_of(below);
-                self.disk.recycle(self.config.geometry, first, self.recycles);
+                self.ask_to_recycle(below);
             }
             Output::WriteMeta { meta } => self.write_meta(meta, env),
             Output::Truncate { to, until } => self.truncate(to, until, env),
@@ -104,25 +104,19 @@ impl Host {
         let fetches = self.config.role == StartRole::Primary && !self.stepped_down;
         let may = recorded || fetches || self.leads();
         promise!(env, may, "n{} writes {span:?}, which it has not recorded as unfinished", self.name);
+        let Some(salt) = self.salt_at(span.start) else {
+            return env.breaks(format!("n{} writes {span:?}, whose segment is not in place", self.name));
+        };
+        let file = (self.config.geometry.segment_of(span.start), salt);
         let bytes = self.arena.get(span);
-        self.disk.pending.push(PendingWrite { span, epoch, bytes });
+        self.disk.pending.push(PendingWrite { span, epoch, file, bytes });
     }
 
     fn write_meta(&mut self, meta: Meta, env: &mut Env) {
         promise!(env, self.disk.pending_meta.is_none(), "two meta writes at one time");
         let old = &self.disk.meta;
         promise!(env, meta.adopted >= old.adopted, "the adopted term fell: {} {}", old.adopted, meta.adopted);
-        self.disk.pending_meta = Some(meta);
-    }
-
-    fn prepare(&mut self, seq: u64, salt: Option<u32>, env: &mut Env) {
-        let first = self.config.geometry.first_batch(seq);
-        let end = self.node.as_ref().map_or(Lsn(0), |node| node.watermarks().end.lsn);
-        let is_free = first >= end || !self.disk.segments.contains_key(&seq);
-        promise!(env, is_free, "segment {seq} is in use and made anew");
-        self.disk.segments.remove(&seq);
-        self.segment_jobs.retain(|(known, _)| *known != seq);
-        self.segment_jobs.push((seq, salt));
+        self.ask_for_meta(meta);
     }
 
     fn truncate(&mut self, to: Lsn, until: Lsn, env: &mut Env) {
@@ -130,22 +124,11 @@ impl Host {
         let recorded = self.disk.meta.unfinished.iter().any(|span| span.start <= to && until <= span.end);
         promise!(env, recorded, "what is cut is not recorded before");
         sometimes!(env.marks, Demoted);
-        let geometry = self.config.geometry;
-        let last = geometry.segment_of(to);
-        // A segment that had been asked for and lies wholly behind the cut is not wanted any more.
-        self.segment_jobs.retain(|(seq, _)| *seq <= last);
+        // The history that asks for the cut is recorded with it.
+        self.cuts.extend(self.disk.meta.history.owner(to).map(|term| (term, to)));
         self.ends.retain(|end, _| *end <= to);
-        self.disk.bytes.zero(Span::new(to, until));
         self.arena.zero(Span::new(to, until));
-        self.disk.segments.retain(|seq, _| *seq <= last);
-        let walk = self.disk.walk(geometry);
-        if self.disk.damaged && walk.end.lsn != to {
-            // The copy that is kept of what was cut cannot be made: the operator has to look.
-            self.halted = Some("its disk is damaged below the cut".to_owned());
-            return;
-        }
-        promise!(env, walk.end.lsn == to, "a cut at {to}, where no batch ends ({})", walk.end.lsn);
-        self.inbox.push_back(Input::Truncated { end: walk.end, previous_hash: walk.hash });
+        self.ask_to_cut(Span::new(to, until));
     }
 
     fn look_at(&mut self, frame: &Frame, env: &mut Env) {
@@ -206,9 +189,9 @@ impl Host {
         self.wishes.extend(owner.map(|term| Wish::Applies(upto, term)));
     }
 
-    /// The salt of the segment that holds `at`; the node asks for nothing in a segment that is not in place.
-    pub(super) fn salt_at(&self, at: Lsn) -> u32 {
+    /// The salt of the segment that holds `at`, if it is in place.
+    pub(super) fn salt_at(&self, at: Lsn) -> Option<u32> {
         let seq = self.config.geometry.segment_of(at);
-        self.disk.segments.get(&seq).copied().unwrap_or_default()
+        self.disk.segments.get(&seq).copied()
     }
 }

@@ -22,7 +22,7 @@ pub struct Receiving {
 /// What became of a piece of log.
 enum Taken {
     Yes,
-    /// Its segment is not there yet.
+    /// There is no room, or nobody to take it.
     NotYet,
     /// Its checksums do not hold.
     Damaged,
@@ -42,6 +42,7 @@ impl Host {
     /// A session is gone.
     pub fn session_ended(&mut self, session: SessionId, jitter: u64) {
         self.held.remove(&session);
+        self.announced.remove(&session);
         self.receiving.take_if(|receiving| receiving.session == session);
         self.inbox.push_back(Input::Disconnected { session, error: "gone".into(), jitter });
     }
@@ -77,15 +78,14 @@ impl Host {
         while let Some(message) = held.pop_front() {
             let (span, bytes) = match message {
                 Message::Frame(frame) => {
-                    let is_segment = matches!(frame, Frame::Segment { .. });
-                    self.feed(Input::Frame { session, frame });
-                    if is_segment {
-                        // The node may want it made anew: that is carried out before its bytes are looked at.
-                        return;
+                    if let Frame::Segment { seq, salt } = frame {
+                        self.announced.entry(session).or_default().insert(seq, salt);
                     }
+                    self.feed(Input::Frame { session, frame });
                     continue;
                 }
                 Message::End(jitter) => {
+                    self.announced.remove(&session);
                     self.receiving.take_if(|receiving| receiving.session == session);
                     self.feed(Input::Disconnected { session, error: "gone".into(), jitter });
                     return;
@@ -97,7 +97,11 @@ impl Host {
                     // A sender keeps to the credit; a fetched tail waits in the socket.
                     let keeps = span.end <= credit || self.config.role == StartRole::Primary;
                     promise!(env, keeps, "sent {span:?} past the credit {credit}");
-                    if span.end > credit { Taken::NotYet } else { self.receive(session, at, span, &bytes) }
+                    if span.end > credit {
+                        Taken::NotYet
+                    } else {
+                        self.receive(session, at, span, &bytes, env)
+                    }
                 }
                 _ => Taken::NotYet,
             };
@@ -116,12 +120,10 @@ impl Host {
         }
     }
 
-    /// Takes bytes into the arena and hands over the batches that are complete.
-    fn receive(&mut self, session: SessionId, mut at: Lsn, span: Span, bytes: &[u8]) -> Taken {
+    /// Takes bytes into the arena and hands over the batches that are complete. Their segment need not be in place:
+    /// its salt was announced.
+    fn receive(&mut self, session: SessionId, mut at: Lsn, span: Span, bytes: &[u8], env: &mut Env) -> Taken {
         let geometry = self.config.geometry;
-        if !self.disk.segments.contains_key(&geometry.segment_of(span.start)) {
-            return Taken::NotYet;
-        }
         self.arena.put(span.start, bytes);
         let mut block = vec![0; BLOCK_BYTES as usize];
         loop {
@@ -129,11 +131,19 @@ impl Host {
             if at.plus(BLOCK_BYTES) > span.end {
                 break;
             }
-            let Some(salt) = self.disk.segments.get(&geometry.segment_of(at)).copied() else { break };
+            let said = self.announced.get(&session).and_then(|salts| salts.get(&geometry.segment_of(at)));
+            let Some(salt) = said.copied().or_else(|| self.salt_at(at)) else {
+                env.breaks(format!("bytes came at {at}, whose segment was not announced"));
+                break;
+            };
             self.arena.read(at, &mut block);
             let Ok(header) = BatchHeader::decode(&block, self.config.log, salt, geometry) else {
                 return Taken::Damaged;
             };
+            if header.start != at {
+                // A block of another place.
+                return Taken::Damaged;
+            }
             if header.stored().end > span.end {
                 break;
             }

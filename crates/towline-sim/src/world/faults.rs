@@ -23,6 +23,7 @@ enum Fault {
     FarAway,
     Pause,
     SlowDisk,
+    SlowFill,
     WriteError,
     MetaError,
     ReadError,
@@ -48,6 +49,7 @@ const WEIGHTS: &[(Fault, u64, &str)] = &[
     (Fault::FarAway, 3, "slow links"),
     (Fault::Pause, 6, "pauses"),
     (Fault::SlowDisk, 5, "slow disks"),
+    (Fault::SlowFill, 4, "slow fills"),
     (Fault::WriteError, 4, "write errors"),
     (Fault::MetaError, 3, "meta block errors"),
     (Fault::ReadError, 4, "read errors"),
@@ -130,6 +132,7 @@ impl World {
             Fault::DiskLoss | Fault::DiskDamage => return self.hit_disk(n, fault == Fault::DiskDamage),
             Fault::Pause
             | Fault::SlowDisk
+            | Fault::SlowFill
             | Fault::WriteError
             | Fault::MetaError
             | Fault::ReadError
@@ -141,6 +144,7 @@ impl World {
                 match fault {
                     Fault::Pause => host.troubles.paused = true,
                     Fault::SlowDisk => host.troubles.slow = true,
+                    Fault::SlowFill => host.troubles.slow_fill = true,
                     Fault::WriteError => host.troubles.write_fails = true,
                     Fault::MetaError => host.troubles.meta_fails = true,
                     Fault::ReadError => {
@@ -168,6 +172,7 @@ impl World {
         } else {
             host.disk.sigkill(&mut self.env.rng);
         }
+        self.check_segments(n);
         self.forget_tickets(n);
         let damage = match (was_stopped, power) {
             (true, _) => Damage::Stopped,
@@ -182,6 +187,7 @@ impl World {
         self.drop_links_of(n, false);
         self.hosts[n].stop();
         self.hosts[n].disk.sigkill(&mut self.env.rng);
+        self.check_segments(n);
         self.forget_tickets(n);
     }
 

@@ -84,6 +84,13 @@ impl World {
         for entry in history.entries().iter().filter(is_unheard) {
             checker.see(&Told::Leads { node: entry.term.node.0, end: entry.start });
         }
+        // Or it was followed by this one, whose log was cut for it, and has been cut from this log again since.
+        for (other, to) in &self.hosts[n].cuts {
+            let is_gone = !history.entries().iter().any(|entry| entry.term == *other);
+            if is_gone && other.node != term.node && parent_term.is_some_and(|led| *other > led) {
+                checker.see(&Told::Leads { node: other.node.0, end: *to });
+            }
+        }
         let same = self.streams.iter().any(|stream| stream.term == term);
         promise!(self.env, !same, "two leaderships in term {term}");
         let seen = checker.violations().len();
@@ -177,6 +184,13 @@ impl World {
         let all_whole = self.disk_losses == 0 && !self.plan.ever_damaged;
         if let Some(peer) = self.hosts[n].excluded.filter(|_| all_whole) {
             self.env.breaks(format!("n{n} excludes its standby {peer}, and no disk has lost anything"));
+        }
+    }
+
+    /// Whenever a process ends, its segments lie side by side: the next start refuses a gap.
+    pub(super) fn check_segments(&mut self, n: usize) {
+        if let Some(seq) = self.hosts[n].disk.gap(self.setup.geometry) {
+            self.env.breaks(format!("n{n} ends without segment {seq}, and with later ones in place"));
         }
     }
 

@@ -115,8 +115,7 @@ impl World {
         for n in 0..hosts {
             let log = if n == 0 { LogId([9; 16]) } else { LogId::default() };
             let config = world.config(n, NodeId(100 + n as u64));
-            let (recycles, pace) = (world.setup.recycles, world.setup.apply_pace);
-            let mut host = Host::new(n, config, log, recycles, pace);
+            let mut host = Host::new(n, config, log, &world.setup);
             host.keeps_tape = keep_tapes;
             world.hosts.push(host);
             world.plan.add(hosts);

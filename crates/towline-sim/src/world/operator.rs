@@ -107,7 +107,7 @@ impl World {
         self.tell_damage(n, Damage::DiskLost);
         let node = NodeId(1_000 + self.env.rng.below(1 << 40));
         let config = self.config(n, node);
-        let fresh = Host::new(n, config, LogId::default(), self.setup.recycles, self.setup.apply_pace);
+        let fresh = Host::new(n, config, LogId::default(), &self.setup);
         let mut old = std::mem::replace(&mut self.hosts[n], fresh);
         let host = &mut self.hosts[n];
         // What it had said may still be under way.

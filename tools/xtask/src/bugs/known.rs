@@ -84,6 +84,13 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::ReleasedUnflushed | Bug::WritesOutsideSpan | Bug::ReadySaysMore => worlds(),
         Bug::StalePermit => claim("writing::a_permit_from_before_a_term_allows_nothing_after_it"),
         Bug::StaleSegment => claim("writing::what_is_written_waits_for_the_file_that_was_asked_for_last"),
+        Bug::ShipsUnannounced => {
+            claim("writing::a_relay_ships_nothing_of_a_segment_that_it_has_not_announced")
+        }
+        Bug::LeftoverHeld => Place::Test(
+            "towline-runtime/storage",
+            "keeper::what_an_interrupted_cut_left_over_does_not_hold_its_segment",
+        ),
         Bug::RollTooEarly => claim("a_segment_is_closed_only_when_the_next_is_in_place"),
         Bug::SegmentOutOfTurn => {
             claim("writing::segments_are_made_in_the_order_of_the_log_and_not_far_ahead_of_it")
