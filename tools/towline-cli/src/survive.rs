@@ -33,10 +33,11 @@ The run folder with survive.json and survive.html is printed at the end. Failure
 this command take the same ones, and --list shows them.
 
 Exit codes: 0 all as predicted, 1 a promise was broken, a cluster did not come back or the run could not go on, 2 wrong usage, 3 a loss that is \
-due was not seen (nothing was shown there), 130 interrupted (Ctrl-C, SIGTERM, or the end of its terminal): what was \
-played until then is kept. Nothing is left mounted or running.")]
+due was not seen, or a long run did not play every level and failure (nothing was shown there), 130 interrupted (Ctrl-C, SIGTERM, or the end of its terminal): what was \
+played until then is kept. Nothing is left mounted or running. What failed or was not shown is followed by the line that \
+plays it again: the same failures, and the same choices at their moments.")]
 pub(crate) struct SurviveArgs {
-    /// Only these levels, as --list names them
+    /// Only these levels, as --list names them; with --windows only these windows: `window-64K`, `window-20ms`
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     level: Vec<String>,
     /// Only these failures
@@ -46,15 +47,19 @@ pub(crate) struct SurviveArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     times: Option<u64>,
     /// Windows of many sizes, each under losses of the primary with its disk: bound, median and largest loss
-    #[arg(long, conflicts_with_all = ["level", "failure", "soak", "list"])]
+    #[arg(long, conflicts_with_all = ["failure", "soak", "list"])]
     windows: bool,
     /// Whose windows: a measured run with a window sweep, under whose curves `towline report` then shows what was lost
     /// [default: the newest one of this machine in --results]
     #[arg(long, value_name = "RUN", requires = "windows")]
     sweep: Option<PathBuf>,
-    /// Random failures of all kinds for so long; every acknowledged record is looked for
+    /// Random failures of all kinds for so long, a cluster of the next level each time; every acknowledged record is
+    /// looked for. What is too short to play every level and every failure (a minute or two) is not shown
     #[arg(long, value_name = "TIME", value_parser = parse_duration, conflicts_with_all = ["level", "failure", "list", "times"])]
     soak: Option<Duration>,
+    /// Only this round of a long run with that --seed, once more
+    #[arg(long, value_name = "N", requires_all = ["soak", "seed"])]
+    round: Option<u64>,
     /// Print the cells and their promises, and run nothing
     #[arg(long)]
     list: bool,
@@ -77,7 +82,7 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
         list(&args)?;
         return Ok(0);
     }
-    if args.soak.is_some_and(|time| time.is_zero()) {
+    if args.soak.is_some_and(|time| time.is_zero()) && args.round.is_none() {
         return Err(Failure::usage("--soak 0s tests nothing: give it a minute or more"));
     }
     give_large_blocks_back();
@@ -92,10 +97,11 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
             cpu: here.cpu,
             cores: here.cores,
         },
-        mode: match (args.windows, args.soak) {
-            (true, _) => Mode::Windows,
-            (false, Some(time)) => Mode::Soak(time),
-            (false, None) => Mode::Cells,
+        mode: match (args.windows, args.soak, args.round) {
+            (true, ..) => Mode::Windows,
+            (false, _, Some(number)) => Mode::Round(number),
+            (false, Some(time), None) => Mode::Soak(time),
+            (false, None, None) => Mode::Cells,
         },
         window_bytes,
         levels: args.level,

@@ -110,6 +110,8 @@ pub struct Soak {
     pub faults: u64,
     /// Acknowledged records.
     pub acked: u64,
+    /// What it is for and did not play.
+    pub missing: Vec<String>,
     /// By row, with what was wrong there.
     pub rows: Vec<SoakRow>,
 }
@@ -207,7 +209,8 @@ impl SurviveRun {
     /// Every verdict.
     pub fn verdicts(&self) -> impl Iterator<Item = Verdict> + '_ {
         let soak = self.soak.iter().map(|soak| match soak.rows.iter().all(|row| row.notes.is_empty()) {
-            true => Verdict::Passed,
+            true if soak.missing.is_empty() => Verdict::Passed,
+            true => Verdict::NotShown,
             false => Verdict::Failed,
         });
         let cells = self.cells.iter().chain(&self.windows).map(|cell| cell.verdict);

@@ -15,6 +15,7 @@
 mod cluster;
 mod context;
 mod copies;
+mod draw;
 mod error;
 mod failover;
 mod failure;
@@ -29,6 +30,7 @@ mod progress;
 mod random;
 mod reads;
 mod record;
+mod replay;
 mod row;
 mod run;
 mod scene;

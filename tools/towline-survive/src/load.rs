@@ -21,7 +21,6 @@ pub(crate) struct Plan {
     pub(crate) level: Level,
     pub(crate) window: Option<Window>,
     pub(crate) rate_per_s: f64,
-    pub(crate) first_key: u64,
 }
 
 /// One append of one record.
@@ -82,6 +81,8 @@ struct Orders {
     leave: AtomicBool,
     /// Wait for nothing.
     abandon: AtomicBool,
+    /// Send large records.
+    large: AtomicBool,
 }
 
 impl Load {
@@ -96,7 +97,7 @@ impl Load {
             target: Arc::clone(&target),
             orders: Arc::clone(&orders),
             began,
-            next_key: plan.first_key,
+            next_key: 0,
             due_ns: 0,
         };
         let thread = std::thread::spawn(move || sender.run());
@@ -116,6 +117,11 @@ impl Load {
     pub(crate) fn follow(&self, address: SocketAddr) {
         *lock(&self.target) = address;
         self.orders.leave.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on its records are large, or as usual again.
+    pub(crate) fn send_large(&self, large: bool) {
+        self.orders.large.store(large, Ordering::Relaxed);
     }
 
     /// Where the n-th record that was acknowledged lies.
@@ -281,11 +287,13 @@ impl Sender {
         // After an outage not all that was due then is sent at once.
         self.due_ns = self.due_ns.max(now_ns.saturating_sub(MAX_BEHIND_NS));
         while self.due_ns <= now_ns && client.outstanding() < OUTSTANDING {
-            let bytes = payload(self.next_key);
+            let large = if self.orders.large.load(Ordering::Relaxed) { LARGE } else { 0 };
+            let key = self.next_key | large;
+            let bytes = payload(key);
             // Before it can be on its way: nobody sees an end of what is not in the journal yet, and a time taken later
             // could call an old record a new one. Not under the lock: a node without room takes nothing for a while.
             let sent_ns = self.began.elapsed().as_nanos() as u64;
-            let append = Append { key: self.next_key, run, due_ns: self.due_ns, sent_ns, end: End::Waiting };
+            let append = Append { key, run, due_ns: self.due_ns, sent_ns, end: End::Waiting };
             lock(&self.journal).appends.push(append);
             if client.submit(&[&bytes], self.plan.level, self.plan.window).is_err() {
                 lock(&self.journal).appends.pop();
@@ -375,7 +383,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Set in the number of a record that is large.
-pub(crate) const LARGE: u64 = 1 << 62;
+const LARGE: u64 = 1 << 62;
 const OUTSTANDING: usize = 1 << 14;
 const PAUSE: Duration = Duration::from_millis(1);
 const MAX_BEHIND_NS: u64 = 200_000_000;

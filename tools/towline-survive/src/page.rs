@@ -7,6 +7,7 @@ use crate::error::{Result, SurviveError};
 use crate::failure::Failure;
 use crate::predict::Promise;
 use crate::record::{CellResult, SurviveReport, Verdict};
+use crate::replay;
 use crate::soak::SoakVerdict;
 use crate::table::{level_p50_us, row_names, short};
 use towline::Window;
@@ -44,7 +45,7 @@ pub(crate) fn render(report: &SurviveReport) -> String {
     body += &soak(report);
     if !report.cells.is_empty() {
         body += "<h2>Every cell</h2>\n";
-        body += &details(&report.cells);
+        body += &details(report);
     }
     format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -189,7 +190,11 @@ fn median_words(cell: &CellResult) -> String {
 
 fn soak(report: &SurviveReport) -> String {
     let Some(soak) = &report.soak else { return String::new() };
-    let lead = if soak.passed() { "Every promise was kept." } else { "<b>A promise was broken.</b>" };
+    let lead = match soak.verdict() {
+        Verdict::Passed => "Every promise was kept.".to_owned(),
+        Verdict::Failed => "<b>A promise was broken.</b>".to_owned(),
+        Verdict::NotShown => format!("<b>Not shown</b>: {}.", escape(&soak.missing.join("; "))),
+    };
     let mut text = format!(
         "<h2>Long run</h2>\n<p class=\"lead\">{} faults in {:.0} s on {} clusters, {} acknowledged records. Lost at \
          <code>on</code> and above, under what they survive: {}. Doubled, changed, out of order, weaker than asked: {}. {lead}</p>\n\
@@ -209,7 +214,11 @@ fn soak(report: &SurviveReport) -> String {
         let words = row.verdict().words();
         let verdict = match row.notes.is_empty() {
             true => words.to_owned(),
-            false => format!("{words} {}", escape(&row.notes.join("; "))),
+            false => {
+                let again = row.failed_rounds.iter().map(|number| replay::of_round(report, *number));
+                let again: String = again.map(|line| format!("<br><code>{}</code>", escape(&line))).collect();
+                format!("{words} {}{again}", escape(&row.notes.join("; ")))
+            }
         };
         let loss = if row.lost == 0 { "zero" } else { class };
         text += &format!(
@@ -233,15 +242,15 @@ fn soak(report: &SurviveReport) -> String {
     text + "\n</table>\n"
 }
 
-fn details(cells: &[CellResult]) -> String {
+fn details(report: &SurviveReport) -> String {
     let mut text = "<div class=\"scroll\"><table class=\"cells\">\n<tr><th>level<th>failure<th>promise<th>runs<th>acknowledged<th>\
                     outcome unknown<th>lost<th>largest loss<th>spread<th>of the window<th>p50<th>p99<th>verdict"
         .to_owned();
-    for cell in cells {
+    for cell in &report.cells {
         let loss = &cell.largest;
         text += &format!(
             "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{:.1} ms<td>{}<td>{:.2} ms<td>\
-             {:.2} ms<td class=\"{}\">{} {}",
+             {:.2} ms<td class=\"{}\">{} {}{}",
             escape(&cell.row.name),
             cell.failure,
             cell.promise,
@@ -258,6 +267,10 @@ fn details(cells: &[CellResult]) -> String {
             class(cell),
             cell.verdict.words(),
             escape(&cell.notes.join("; ")),
+            match cell.verdict {
+                Verdict::Passed => String::new(),
+                _ => format!("<br><code>{}</code>", escape(&replay::of_cell(report, cell))),
+            },
         );
     }
     text + "\n</table></div>\n"

@@ -72,7 +72,7 @@ impl SurviveReport {
     /// Every verdict of the run.
     pub fn verdicts(&self) -> impl Iterator<Item = Verdict> + '_ {
         let cells = self.cells.iter().chain(&self.windows).map(|cell| cell.verdict);
-        let soak = self.soak.iter().map(|soak| if soak.passed() { Verdict::Passed } else { Verdict::Failed });
+        let soak = self.soak.iter().map(SoakResult::verdict);
         cells.chain(self.reads.iter().map(|read| read.verdict)).chain(soak)
     }
 }
@@ -85,7 +85,7 @@ pub enum Verdict {
     Passed,
     /// A promise was broken, or the cluster did not come back.
     Failed,
-    /// A loss is due and none was seen: nothing was shown.
+    /// A loss is due and none was seen, or a long run did not play what it is for: nothing was shown.
     NotShown,
 }
 

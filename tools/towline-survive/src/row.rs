@@ -67,6 +67,15 @@ impl Row {
         bytes.chain([endless]).chain(records).chain(times).collect()
     }
 
+    /// The size in the name of a window of payload bytes, as [`Row::windows`] gives it.
+    pub(crate) fn window_bytes(name: &str) -> Option<u64> {
+        let size = name.strip_prefix("window-")?;
+        match size.strip_suffix('K') {
+            Some(size) => size.parse::<u64>().ok()?.checked_mul(1024),
+            None => size.parse().ok(),
+        }
+    }
+
     /// How many standbys have to confirm.
     pub fn quorum(&self) -> usize {
         if self.rule.contains('2') { 2 } else { 1 }
@@ -110,5 +119,7 @@ mod tests {
         assert_eq!(swept[..5], ["window-0", "window-512", "window-2K", "window-16000", "window-inf"]);
         assert!(swept.contains(&"window-100records".to_owned()) && swept.contains(&"window-20ms".to_owned()));
         assert_eq!(names(&[]).len(), SIZES_BYTES.len() + swept.len() - 3);
+        let sizes = ["window-16000", "window-2K", "window-20ms"].map(Row::window_bytes);
+        assert_eq!(sizes, [Some(16_000), Some(2048), None], "a name says its size");
     }
 }

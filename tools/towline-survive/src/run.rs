@@ -17,7 +17,7 @@ use crate::reads::read_after_write;
 use crate::record::{SurviveReport, Verdict};
 use crate::row::Row;
 use crate::scene::{HIGH_RATE_PER_S, RATE_PER_S};
-use crate::soak::soak;
+use crate::soak::{replay, soak};
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Mode {
     Windows,
     /// Random failures of all kinds for so long.
     Soak(Duration),
+    /// The soak's round of this number under the seed, once more.
+    Round(u64),
 }
 
 /// What to run, and where.
@@ -126,13 +128,31 @@ pub fn cells(
     Ok(cells)
 }
 
+/// The windows that are asked for, or all; one of payload bytes may be named that no sweep has.
+fn window_cells(options: &SurviveOptions) -> Result<Vec<Cell>> {
+    let mut sizes = options.window_bytes.clone();
+    sizes.extend(options.levels.iter().filter_map(|name| Row::window_bytes(name)));
+    let rows = Row::windows(&sizes);
+    if let Some(name) = options.levels.iter().find(|name| !rows.iter().any(|row| row.name == **name)) {
+        let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        let text =
+            format!("there is no window '{name}'; there are, beside other sizes: {}", names.join(", "));
+        return Err(SurviveError::Usage(text));
+    }
+    let is_asked = |row: &Row| options.levels.is_empty() || options.levels.contains(&row.name);
+    Ok(rows.into_iter().filter(is_asked).map(|row| (row, Failure::PrimaryDisk)).collect())
+}
+
 /// Plays the cells and writes the run folder. SIGINT, SIGTERM and SIGHUP end it early, with what was played.
 ///
 /// # Errors
 /// [`SurviveError`]: nothing came to its end, and nothing is left mounted or running. What gives a run up later is in its
 /// report.
 pub fn run(options: &SurviveOptions) -> Result<Outcome> {
-    let cells = cells(&options.levels, &options.failures)?;
+    let cells = match options.mode {
+        Mode::Windows => window_cells(options)?,
+        _ => cells(&options.levels, &options.failures)?,
+    };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         // `nohup` means that it goes on.
@@ -186,12 +206,14 @@ pub fn run(options: &SurviveOptions) -> Result<Outcome> {
             broken = trouble;
         }
         Mode::Windows => {
-            let rows = Row::windows(&options.window_bytes);
-            let cells = rows.into_iter().map(|row| (row, Failure::PrimaryDisk)).collect();
             (report.windows, broken) = play_cells(&context, cells, plan);
         }
         Mode::Soak(time) => {
             let (result, trouble) = soak(&context, time, lanes, seed);
+            (report.soak, broken) = (Some(result), trouble);
+        }
+        Mode::Round(number) => {
+            let (result, trouble) = replay(&context, seed, number);
             (report.soak, broken) = (Some(result), trouble);
         }
     }

@@ -12,7 +12,7 @@ use crate::copies::differences;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::judge::{Judgement, judge, read_survivor};
-use crate::load::{LARGE, Load, Plan};
+use crate::load::{Load, Plan};
 use crate::predict::{Promise, predict};
 use crate::random::Random;
 use crate::row::Row;
@@ -45,8 +45,7 @@ pub(crate) fn play_many(
     rate_per_s: f64,
 ) -> Result<Played> {
     let cluster = Cluster::start(context, row)?;
-    let first_key = if failures.contains(&Failure::FullDisk) { LARGE } else { 0 };
-    let plan = Plan { level: row.level, window: row.window, rate_per_s, first_key };
+    let plan = Plan { level: row.level, window: row.window, rate_per_s };
     let load = Load::start(plan, cluster.address(PRIMARY));
     let random = Random::new(seed);
     let mut scene = Scene { context, row, cluster, load, random, anomalies: Vec::new() };
@@ -217,6 +216,7 @@ impl Scene<'_> {
 
     /// The primary has no room for its next segment, and says so. With room again its appends go on, by themselves.
     fn disk_is_full(&mut self) -> Result<usize> {
+        self.load.send_large(true);
         self.cluster.trouble(PRIMARY, &FaultChange { space_bytes: Some(Some(0)), ..FaultChange::default() });
         let full = self.cluster.wait_status(PRIMARY, "says that its disk is full", |status| {
             status.node.full.as_ref().is_some_and(|why| why.contains("could not be prepared"))
@@ -224,6 +224,7 @@ impl Scene<'_> {
         full.map_err(|error| self.cluster.explain(error))?;
         self.context.sleep(OUTAGE)?;
         self.cluster.calm();
+        self.load.send_large(false);
         self.goes_on(PRIMARY)
     }
 

@@ -2,29 +2,29 @@
 //! record against every acknowledgement.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use towline::{Level, Window};
 
 use crate::context::Context;
-use crate::error::{Result, SurviveError};
+use crate::draw::{self, Round, promises_all};
+use crate::error::SurviveError;
 use crate::failure::Failure;
 use crate::matrix::{Broken, lock};
 use crate::predict::{Promise, predict};
 use crate::progress::Progress;
-use crate::random::Random;
-use crate::record::{CellResult, Loss};
+use crate::record::{CellResult, Loss, Verdict};
 use crate::row::Row;
-use crate::scene::{HIGH_RATE_PER_S, play_many};
+use crate::scene::{HIGH_RATE_PER_S, Played, play_many};
 
 /// What a long run showed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SoakResult {
     /// Clusters that were made.
     pub rounds: u64,
-    /// Failures that were made to happen, of all kinds.
+    /// Failures that were made to happen, of all kinds, in clusters that came to their end.
     pub faults: u64,
     /// The same by kind.
     pub by_failure: BTreeMap<String, u64>,
@@ -34,6 +34,9 @@ pub struct SoakResult {
     pub lost_at_on_and_above: u64,
     /// Doubled, changed, out of order, or weaker than asked for, at any level.
     pub anomalies: u64,
+    /// What a long run has to show and this one did not: then it is not shown, whatever it kept.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// By row.
     pub rows: Vec<SoakRow>,
 }
@@ -58,6 +61,9 @@ pub struct SoakRow {
     pub anomalies: u64,
     /// Broken promises, and rounds that did not come to their end.
     pub notes: Vec<String>,
+    /// Their numbers.
+    #[serde(default)]
+    pub failed_rounds: Vec<u64>,
 }
 
 impl SoakRow {
@@ -66,7 +72,7 @@ impl SoakRow {
         match () {
             () if !self.notes.is_empty() => SoakVerdict::Failed,
             () if self.lost == 0 => SoakVerdict::NothingLost,
-            () if self.row.level >= Level::On && self.row.is_strict() => SoakVerdict::CopiesGone,
+            () if promises_all(&self.row) => SoakVerdict::CopiesGone,
             () if self.row.bound().is_some() => SoakVerdict::WithinWindow,
             () => SoakVerdict::LevelLoses,
         }
@@ -102,10 +108,21 @@ impl SoakVerdict {
 }
 
 impl SoakResult {
-    /// Whether no promise was broken.
-    pub fn passed(&self) -> bool {
-        self.rows.iter().all(|row| row.notes.is_empty())
+    /// Passed: no promise was broken, and all that a long run is for was played.
+    pub fn verdict(&self) -> Verdict {
+        match () {
+            () if self.rows.iter().any(|row| !row.notes.is_empty()) => Verdict::Failed,
+            () if !self.missing.is_empty() => Verdict::NotShown,
+            () => Verdict::Passed,
+        }
     }
+}
+
+/// Plays one round of a long run again.
+pub(crate) fn replay(context: &Context, seed: u64, number: u64) -> (SoakResult, Option<Broken>) {
+    let total = Mutex::new(Tally::default());
+    let broken = play_round(context, seed, number, &total).err().flatten();
+    (total.into_inner().unwrap_or_else(PoisonError::into_inner).result(), broken)
 }
 
 /// Plays rounds until `time` is up, or the run is to stop, or cannot go on.
@@ -118,12 +135,13 @@ pub(crate) fn soak(
     let progress = Progress::new(time.as_secs(), "{elapsed_precise} of {len} s {bar:30} {msg}");
     let total = Mutex::new(Tally::default());
     let broken: Mutex<Option<Broken>> = Mutex::new(None);
-    let lane = |number: usize| {
-        let mut random = Random::new(seed ^ (number as u64) << 32);
+    let next = AtomicU64::new(0);
+    let lane = || {
         while progress.elapsed() < time && context.check().is_ok() && lock(&broken).is_none() {
-            if let Err(error) = round(context, &mut random, &total) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if let Err(trouble) = play_round(context, seed, number, &total) {
                 let mut broken = lock(&broken);
-                *broken = broken.take().or(Broken::of("the long run".to_owned(), error));
+                *broken = broken.take().or(trouble);
             }
             let (rounds, faults, acked) = {
                 let now = &lock(&total).result;
@@ -136,29 +154,14 @@ pub(crate) fn soak(
         }
     };
     std::thread::scope(|scope| {
-        for number in 0..lanes.max(1) {
-            let lane = &lane;
-            scope.spawn(move || lane(number));
+        for _ in 0..lanes.max(1) {
+            scope.spawn(lane);
         }
     });
     progress.end();
     let broken = lock(&broken).take();
-    let Tally { mut result, mut rows, anomalies } = std::mem::take(&mut *lock(&total));
-    let order = self::rows();
-    rows.sort_by_key(|row| order.iter().position(|listed| *listed == row.row));
-    result.rows = rows
-        .into_iter()
-        .map(|row| SoakRow {
-            anomalies: anomalies.get(&row.row.name).copied().unwrap_or_default(),
-            row: row.row,
-            rounds: row.runs,
-            acked: row.acked,
-            lost: row.lost,
-            losing_rounds: row.losing_runs,
-            largest: row.largest,
-            notes: row.notes,
-        })
-        .collect();
+    let mut result = std::mem::take(&mut *lock(&total)).result();
+    result.missing = missing(&result);
     (result, broken)
 }
 
@@ -166,74 +169,180 @@ pub(crate) fn soak(
 #[derive(Default)]
 struct Tally {
     result: SoakResult,
-    rows: Vec<CellResult>,
-    /// By row.
-    anomalies: BTreeMap<String, u64>,
+    rows: Vec<RowTally>,
 }
 
-/// One cluster: several troubles that it recovers from, and often one that changes the leader.
-fn round(context: &Context, random: &mut Random, total: &Mutex<Tally>) -> Result<()> {
-    let rows = rows();
-    let row = &rows[random.below(rows.len() as u64) as usize];
-    let mut failures: Vec<Failure> =
-        (0..FAULTS).map(|_| pick(random, |failure| !failure.promotes())).collect();
-    if random.below(3) > 0 {
-        failures.push(pick(random, Failure::promotes));
+struct RowTally {
+    cell: CellResult,
+    anomalies: u64,
+    failed_rounds: Vec<u64>,
+}
+
+impl Tally {
+    fn row(&mut self, row: &Row) -> &mut RowTally {
+        let at = self.rows.iter().position(|known| known.cell.row == *row).unwrap_or_else(|| {
+            // Its rounds have failures and promises of their own.
+            let cell = CellResult::new(row, Failure::PrimaryKill, Promise::Zero);
+            self.rows.push(RowTally { cell, anomalies: 0, failed_rounds: Vec::new() });
+            self.rows.len() - 1
+        });
+        &mut self.rows[at]
     }
-    // The weakest of what is promised; a loss that is due in one of them may be there.
-    let promises: Vec<Promise> = failures.iter().map(|failure| predict(row, *failure)).collect();
-    let promise = match promises.iter().find(|promise| **promise != Promise::Zero) {
-        Some(_) if promises.contains(&Promise::Loses) => Promise::Loses,
-        Some(within) => *within,
-        None => Promise::Zero,
-    };
-    let played = play_many(context, row, &failures, random.next(), HIGH_RATE_PER_S);
-    let mut total = lock(total);
-    let Tally { result, rows, anomalies } = &mut *total;
-    let at = rows.iter().position(|known| known.row == *row).unwrap_or_else(|| {
-        rows.push(CellResult::new(row, failures[0], Promise::Zero));
-        rows.len() - 1
-    });
-    result.rounds += 1;
-    match played {
-        Ok(played) => {
-            result.faults += failures.len() as u64;
-            for failure in &failures {
-                *result.by_failure.entry(failure.name().to_owned()).or_default() += 1;
+
+    fn add(&mut self, round: &Round, number: u64, played: Result<Played, String>) {
+        let Round { row, failures, .. } = round;
+        self.result.rounds += 1;
+        let tally = self.row(row);
+        let before = tally.cell.notes.len();
+        match played {
+            Ok(played) => {
+                let promise = promise_of(round);
+                let (acked, lost) = (played.judgement.acked, played.judgement.lost);
+                let strange = played.judgement.anomalies.len() as u64;
+                tally.anomalies += strange;
+                tally.cell.promise = promise;
+                tally.cell.add(&played);
+                self.result.faults += failures.len() as u64;
+                for failure in failures {
+                    *self.result.by_failure.entry(failure.name().to_owned()).or_default() += 1;
+                }
+                self.result.acked += acked;
+                self.result.anomalies += strange;
+                if promises_all(row) && promise == Promise::Zero {
+                    self.result.lost_at_on_and_above += lost;
+                }
             }
-            result.acked += played.judgement.acked;
-            let strange = played.judgement.anomalies.len() as u64;
-            result.anomalies += strange;
-            *anomalies.entry(row.name.clone()).or_default() += strange;
-            if row.level >= Level::On && row.is_strict() && promise == Promise::Zero {
-                result.lost_at_on_and_above += played.judgement.lost;
-            }
-            rows[at].promise = promise;
-            rows[at].add(&played);
+            Err(why) => tally.cell.add_failure(why),
         }
+        let tally = self.row(row);
+        if tally.cell.notes.len() > before {
+            let names: Vec<&str> = failures.iter().map(|failure| failure.name()).collect();
+            let place = format!("round {number} ({}): ", names.join(", "));
+            tally.cell.notes[before..].iter_mut().for_each(|note| note.insert_str(0, &place));
+            tally.failed_rounds.push(number);
+        }
+    }
+
+    fn result(mut self) -> SoakResult {
+        let order = draw::rows();
+        self.rows.sort_by_key(|tally| order.iter().position(|listed| *listed == tally.cell.row));
+        let rows = self.rows.into_iter().map(|RowTally { cell, anomalies, failed_rounds }| SoakRow {
+            row: cell.row,
+            rounds: cell.runs,
+            acked: cell.acked,
+            lost: cell.lost,
+            losing_rounds: cell.losing_runs,
+            largest: cell.largest,
+            anomalies,
+            notes: cell.notes,
+            failed_rounds,
+        });
+        SoakResult { rows: rows.collect(), ..self.result }
+    }
+}
+
+/// One cluster: several troubles that it recovers from, and often one that changes the leader. An error ends the run: a
+/// trouble, or `None` for an interrupt.
+fn play_round(context: &Context, seed: u64, number: u64, total: &Mutex<Tally>) -> Result<(), Option<Broken>> {
+    let round = draw::round(seed, number);
+    let played = match play_many(context, &round.row, &round.failures, round.seed, HIGH_RATE_PER_S) {
+        Ok(played) => Ok(played),
         Err(error @ (SurviveError::Late(_) | SurviveError::Node { .. } | SurviveError::Client(_))) => {
-            rows[at].add_failure(format!("{failures:?}: {error}"));
+            Err(error.to_string())
         }
-        Err(error) => return Err(error),
-    }
+        Err(error) => return Err(Broken::of(format!("round {number}"), error)),
+    };
+    lock(total).add(&round, number, played);
     Ok(())
 }
 
-/// Mostly the levels that promise nothing lost, and some of those that do.
-fn rows() -> Vec<Row> {
-    let mut rows = Row::all();
-    rows.retain(|row| row.degrade_after.is_none() && row.window != Some(Window::Infinite));
-    rows
+/// The weakest of what is promised; a loss that is due in one of them may be there.
+fn promise_of(round: &Round) -> Promise {
+    let promises: Vec<Promise> = round.failures.iter().map(|failure| predict(&round.row, *failure)).collect();
+    match promises.iter().find(|promise| **promise != Promise::Zero) {
+        Some(_) if promises.contains(&Promise::Loses) => Promise::Loses,
+        Some(within) => *within,
+        None => Promise::Zero,
+    }
 }
 
-fn pick(random: &mut Random, wanted: impl Fn(Failure) -> bool) -> Failure {
-    // A full disk needs large records, which this load does not send.
-    let choice: Vec<Failure> = Failure::ALL
+/// What a long run is for and was not played.
+fn missing(result: &SoakResult) -> Vec<String> {
+    let mut missing = Vec::new();
+    if !result.rows.iter().any(|row| promises_all(&row.row) && row.acked > 0) {
+        missing.push("nothing was acknowledged at on or above".to_owned());
+    }
+    let acked = |row: &Row| result.rows.iter().any(|played| played.row == *row && played.acked > 0);
+    let rows: Vec<String> = draw::rows().into_iter().filter(|row| !acked(row)).map(|row| row.name).collect();
+    if !rows.is_empty() {
+        missing.push(format!("no cluster with {}", rows.join(", ")));
+    }
+    let kinds: Vec<&str> = Failure::ALL
         .into_iter()
-        .filter(|failure| *failure != Failure::FullDisk && wanted(*failure))
+        .map(Failure::name)
+        .filter(|name| !result.by_failure.contains_key(*name))
         .collect();
-    choice[random.below(choice.len() as u64) as usize]
+    if !kinds.is_empty() {
+        missing.push(format!("never a {}", kinds.join(", ")));
+    }
+    missing
 }
 
-/// Troubles of one cluster before its leader may change.
-const FAULTS: usize = 8;
+#[cfg(test)]
+mod tests {
+    use towline::Level;
+
+    use super::*;
+    use crate::judge::Judgement;
+
+    fn played(lost: u64) -> Result<Played, String> {
+        let judgement = Judgement { acked: 500, lost, ..Judgement::default() };
+        Ok(Played { judgement, ..Played::default() })
+    }
+
+    /// Rounds of a run, all to their end, but those that `fails` names.
+    fn result(rounds: u64, fails: impl Fn(u64) -> Option<Result<Played, String>>) -> SoakResult {
+        let mut total = Tally::default();
+        for number in 0..rounds {
+            total.add(&draw::round(3, number), number, fails(number).unwrap_or_else(|| played(0)));
+        }
+        let result = total.result();
+        SoakResult { missing: missing(&result), ..result }
+    }
+
+    #[test]
+    fn a_run_that_did_not_play_what_it_is_for_shows_nothing() {
+        let whole = result(15, |_| None);
+        assert_eq!((whole.missing.as_slice(), whole.verdict()), ([].as_slice(), Verdict::Passed));
+        let short = result(2, |_| None);
+        assert_eq!(short.verdict(), Verdict::NotShown);
+        assert!(short.missing.iter().any(|what| what.starts_with("never a ")), "{:?}", short.missing);
+        let mut weak = whole;
+        weak.rows.retain(|row| row.row.level < Level::On);
+        assert!(missing(&weak)[0].contains("at on or above"), "{:?}", missing(&weak));
+        assert_eq!(result(0, |_| None).verdict(), Verdict::NotShown);
+    }
+
+    #[test]
+    fn what_went_wrong_names_the_round_and_what_was_done_to_it() {
+        let soak = result(15, |number| match number {
+            1 => Some(Err("'a' did not follow".to_owned())),
+            2 => Some(played(4)),
+            _ => None,
+        });
+        assert_eq!(soak.verdict(), Verdict::Failed);
+        let failed: Vec<&SoakRow> = soak.rows.iter().filter(|row| !row.notes.is_empty()).collect();
+        let mut rounds: Vec<u64> = failed.iter().flat_map(|row| row.failed_rounds.clone()).collect();
+        rounds.sort_unstable();
+        assert!(
+            rounds.starts_with(&[1]) && rounds.iter().all(|number| [1, 2].contains(number)),
+            "{rounds:?}"
+        );
+        for row in failed {
+            let number = row.failed_rounds[0];
+            let names = draw::round(3, number).failures.iter().map(|one| one.name()).collect::<Vec<_>>();
+            let place = format!("round {number} ({}): ", names.join(", "));
+            assert!(row.notes.iter().all(|note| note.starts_with(&place)), "{:?}", row.notes);
+        }
+    }
+}

@@ -4,6 +4,7 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use crate::predict::Promise;
 use crate::record::{CellResult, SurviveReport, Verdict};
+use crate::replay;
 use crate::soak::SoakResult;
 
 /// The tables of a run.
@@ -23,6 +24,7 @@ pub fn render(report: &SurviveReport) -> String {
             Verdict::NotShown => format!(", a loss is due and none was seen in {} runs\n", cell.runs),
             _ => format!("\n  {}\n", cell.notes.join("\n  ")),
         };
+        text += &format!("  again: {}\n", replay::of_cell(report, cell));
     }
     for read in &report.reads {
         text += &format!(
@@ -35,14 +37,15 @@ pub fn render(report: &SurviveReport) -> String {
         );
     }
     if let Some(soak) = &report.soak {
-        text += &soak_text(soak);
+        text += &soak_text(report, soak);
     }
     let count = |verdict| report.verdicts().filter(|one| *one == verdict).count();
     let cells = report.cells.iter().chain(&report.windows);
     let acked = cells.map(|cell| cell.acked).sum::<u64>() + report.soak.as_ref().map_or(0, |soak| soak.acked);
     text += &format!(
-        "{:.0} s, {acked} acknowledged records: {} passed, {} failed, {} not shown\n",
+        "{:.0} s, seed {}, {acked} acknowledged records: {} passed, {} failed, {} not shown\n",
         report.seconds,
+        report.seed,
         count(Verdict::Passed),
         count(Verdict::Failed),
         count(Verdict::NotShown),
@@ -54,7 +57,7 @@ pub fn render(report: &SurviveReport) -> String {
     text
 }
 
-fn soak_text(soak: &SoakResult) -> String {
+fn soak_text(report: &SurviveReport, soak: &SoakResult) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED);
     table.set_header([
@@ -86,6 +89,12 @@ fn soak_text(soak: &SoakResult) -> String {
     );
     for row in soak.rows.iter().filter(|row| !row.notes.is_empty()) {
         text += &format!("{}: FAILED\n  {}\n", row.row.name, row.notes.join("\n  "));
+        for number in &row.failed_rounds {
+            text += &format!("  again: {}\n", replay::of_round(report, *number));
+        }
+    }
+    if !soak.missing.is_empty() {
+        text += &format!("the long run is not shown: {}\n", soak.missing.join("; "));
     }
     text
 }
