@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use towline_report::advise::{ALIASES, failure_name};
+use towline_report::advise::{ALIASES, Failure as Advised, failure_name};
 use towline_report::environment::Environment;
 use towline_report::{Report, survive_run, write_index};
 use towline_survive::{
@@ -82,6 +82,7 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
         list(&args)?;
         return Ok(0);
     }
+    let failures = failures(&args)?;
     if args.soak.is_some_and(|time| time.is_zero()) && args.round.is_none() {
         return Err(Failure::usage("--soak 0s tests nothing: give it a minute or more"));
     }
@@ -105,7 +106,7 @@ pub(crate) fn survive(args: SurviveArgs) -> Result<u8, Failure> {
         },
         window_bytes,
         levels: args.level,
-        failures: args.failure.iter().map(|name| failure_name(name).to_owned()).collect(),
+        failures,
         times: args.times,
         lanes: args.lanes,
         seed: args.seed,
@@ -160,9 +161,29 @@ fn window_bytes(args: &SurviveArgs, here: &Environment) -> Result<Vec<u64>, Fail
 
 const MMAP_THRESHOLD: &str = "MALLOC_MMAP_THRESHOLD_";
 
+/// The failures that are asked for, by their short names.
+fn failures(args: &SurviveArgs) -> Result<Vec<String>, Failure> {
+    let advised = advised_only();
+    match args.failure.iter().find(|name| advised.contains(&failure_name(name))) {
+        Some(name) => Err(Failure::usage(format!(
+            "'{name}' is a failure for `advise` only: nothing is left to look in or to look for; `--list` names those that \
+             are played"
+        ))),
+        None => Ok(args.failure.iter().map(|name| failure_name(name).to_owned()).collect()),
+    }
+}
+
+/// Those that a goal can name and no run can show: of every disk nothing is left, and a clean stop loses nothing.
+fn advised_only() -> Vec<&'static str> {
+    Advised::ALL.into_iter().map(Advised::as_str).filter(|name| !is_played(name)).collect()
+}
+
+fn is_played(name: &str) -> bool {
+    Trouble::ALL.iter().any(|trouble| trouble.name() == name)
+}
+
 fn list(args: &SurviveArgs) -> Outcome {
-    let asked: Vec<String> = args.failure.iter().map(|name| failure_name(name).to_owned()).collect();
-    let cells = cells(&args.level, &asked).map_err(failure)?;
+    let cells = cells(&args.level, &failures(args)?).map_err(failure)?;
     let mut to = out::stdout();
     writeln!(to, "levels:")?;
     for row in Row::all() {
@@ -174,9 +195,14 @@ fn list(args: &SurviveArgs) -> Outcome {
         writeln!(to, "  {:<28} {}", trouble.name(), trouble.what())?;
     }
     writeln!(to, "longer names of failures:")?;
-    for (alias, name) in ALIASES {
+    for (alias, name) in ALIASES.into_iter().filter(|(_, name)| is_played(name)) {
         writeln!(to, "  {alias:<38} {name}")?;
     }
+    writeln!(
+        to,
+        "for `advise` only, nothing is left to look in or to look for: {}",
+        advised_only().join(", ")
+    )?;
     writeln!(to, "cells: level, failure, acknowledged records lost")?;
     for (row, trouble) in cells {
         writeln!(to, "  {:<18} {:<28} {}", row.name, trouble.name(), predict(&row, trouble))?;

@@ -68,6 +68,50 @@ fn a_cell_that_does_not_exist_is_refused_with_those_that_do() {
 }
 
 #[test]
+fn a_name_that_the_list_offers_is_taken_and_what_only_advise_knows_says_so() {
+    let folder = folder();
+    let said = text(&survive(folder.path(), &["--list", "--level=on"]).stdout);
+    let aliases = said.split("longer names of failures:\n").nth(1).unwrap();
+    let aliases = aliases.lines().take_while(|line| line.starts_with("  "));
+    let aliases: Vec<&str> = aliases.map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert!(aliases.contains(&"primary-disk-loss"), "{said}");
+    let all = format!("--failure={}", aliases.join(","));
+    let output = survive(folder.path(), &["--list", "--level=on", &all]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    for name in ["all-disk-loss", "clean-stop"] {
+        let output = survive(folder.path(), &[&format!("--failure={name}")]);
+        assert_eq!(output.status.code(), Some(2));
+        let wanted = format!("'{name}' is a failure for `advise` only");
+        assert!(text(&output.stderr).contains(&wanted), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_soak_too_short_to_show_anything_is_not_shown_and_its_rounds_can_be_played_again() {
+    if !can_mount() {
+        return;
+    }
+    let folder = folder();
+    let output = survive(folder.path(), &["--soak=1s", "--seed=3", "--lanes=1"]);
+    let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("the long run is not shown: no cluster with"), "{said}");
+    let played = |at: usize| {
+        let mut runs: Vec<_> = std::fs::read_dir(folder.path().join("results")).unwrap().collect();
+        runs.sort_by_key(|run| run.as_ref().unwrap().path());
+        let json = runs[at].as_ref().unwrap().path().join("survive.json");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+        let soak = report["soak"].clone();
+        (soak["by_failure"].clone(), soak["rows"][0]["row"]["name"].clone())
+    };
+    // The first round is over after the second that was asked for: it is all there is.
+    let output = survive(folder.path(), &["--soak=1s", "--round=0", "--seed=3"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert_eq!(played(0), played(1));
+    assert_nothing_left(folder.path());
+}
+
+#[test]
 fn ctrl_c_or_a_closed_terminal_leaves_nothing_mounted_or_running() {
     if !can_mount() {
         return;
