@@ -184,11 +184,17 @@ fn what_a_killed_run_left_is_cleaned_by_the_next() {
         return;
     }
     let folder = folder();
-    let mut child = Run(command(folder.path(), &["--level=on", "--times=1000"]).spawn().unwrap());
+    let mut child = Run(command(folder.path(), &["--soak=10m", "--lanes=1"]).spawn().unwrap());
+    let results = || std::fs::read_dir(folder.path().join("results")).into_iter().flatten().flatten();
+    let result = || results().next().map(|run| run.path().join("survive.json")).filter(|path| path.exists());
+    wait("the first round's result", || result().is_some());
     wait("the mounts", || mounts(folder.path()) >= 3);
     std::thread::sleep(Duration::from_millis(300));
     child.0.kill().unwrap();
     child.0.wait().unwrap();
+    let kept: Value = serde_json::from_str(&std::fs::read_to_string(result().unwrap()).unwrap()).unwrap();
+    assert!(kept["soak"]["acked"].as_u64().unwrap() > 0, "{kept}");
+    assert!(kept["broken_off"].as_str().unwrap().contains("killed"), "{kept}");
     // Its nodes end by themselves: their input has ended.
     wait("the end of the nodes", || nodes(folder.path()).is_empty());
     assert!(mounts(folder.path()) > 0, "a killed process cannot unmount");

@@ -17,7 +17,7 @@ use crate::reads::read_after_write;
 use crate::record::{SurviveReport, Verdict};
 use crate::row::Row;
 use crate::scene::{HIGH_RATE_PER_S, RATE_PER_S};
-use crate::soak::{replay, soak};
+use crate::soak::{SoakResult, replay, soak};
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +209,19 @@ pub fn run(options: &SurviveOptions) -> Result<Outcome> {
             (report.windows, broken) = play_cells(&context, cells, plan);
         }
         Mode::Soak(time) => {
-            let (result, trouble) = soak(&context, time, lanes, seed);
+            let begun = report.clone();
+            let keep = |so_far: SoakResult| {
+                let why = Some("it was killed, or goes on".to_owned());
+                let seconds = clock.elapsed().as_secs_f64();
+                // What cannot be written now is told at the end.
+                let _ = folder.write(&SurviveReport {
+                    soak: Some(so_far),
+                    broken_off: why,
+                    seconds,
+                    ..begun.clone()
+                });
+            };
+            let (result, trouble) = soak(&context, time, lanes, seed, keep);
             (report.soak, broken) = (Some(result), trouble);
         }
         Mode::Round(number) => {

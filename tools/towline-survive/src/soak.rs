@@ -125,17 +125,20 @@ pub(crate) fn replay(context: &Context, seed: u64, number: u64) -> (SoakResult, 
     (total.into_inner().unwrap_or_else(PoisonError::into_inner).result(), broken)
 }
 
-/// Plays rounds until `time` is up, or the run is to stop, or cannot go on.
+/// Plays rounds until `time` is up, or the run is to stop, or cannot go on. `keep` gets what there is after the first
+/// round and every minute: nobody can ask a killed run for its hour.
 pub(crate) fn soak(
     context: &Context,
     time: Duration,
     lanes: usize,
     seed: u64,
+    keep: impl Fn(SoakResult) + Sync,
 ) -> (SoakResult, Option<Broken>) {
     let progress = Progress::new(time.as_secs(), "{elapsed_precise} of {len} s {bar:30} {msg}");
     let total = Mutex::new(Tally::default());
     let broken: Mutex<Option<Broken>> = Mutex::new(None);
     let next = AtomicU64::new(0);
+    let next_keep = Mutex::new(Duration::ZERO);
     let lane = || {
         while progress.elapsed() < time && context.check().is_ok() && lock(&broken).is_none() {
             let number = next.fetch_add(1, Ordering::Relaxed);
@@ -147,6 +150,14 @@ pub(crate) fn soak(
                 let now = &lock(&total).result;
                 (now.rounds, now.faults, now.acked)
             };
+            // Held while it is written: the lanes keep one after the other.
+            let mut next_keep = lock(&next_keep);
+            if rounds > 0 && progress.elapsed() >= *next_keep {
+                *next_keep = progress.elapsed() + KEEP_EVERY;
+                let so_far = lock(&total).clone().result();
+                keep(SoakResult { missing: missing(&so_far), ..so_far });
+            }
+            drop(next_keep);
             progress.set(progress.elapsed().as_secs().min(time.as_secs()));
             progress.say(format!("{rounds} rounds, {faults} faults, {acked} acknowledged"), || {
                 format!("{} s to go", time.saturating_sub(progress.elapsed()).as_secs())
@@ -166,12 +177,13 @@ pub(crate) fn soak(
 }
 
 /// What all lanes add to.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Tally {
     result: SoakResult,
     rows: Vec<RowTally>,
 }
 
+#[derive(Clone)]
 struct RowTally {
     cell: CellResult,
     anomalies: u64,
@@ -287,6 +299,8 @@ fn missing(result: &SoakResult) -> Vec<String> {
     }
     missing
 }
+
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
