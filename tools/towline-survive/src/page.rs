@@ -62,10 +62,11 @@ fn summary(report: &SurviveReport) -> String {
         + report.soak.as_ref().map_or(0, |soak| soak.acked);
     let mut text = "<h1>What survives</h1>\n".to_owned();
     text += &format!(
-        "<p class=\"lead\">{} passed, {} failed, {} not shown; {acked} acknowledged records were looked for.{}</p>\n",
+        "<p class=\"lead\">{} passed, {} failed, {} not shown; {} acknowledged records were looked for.{}</p>\n",
         count(Verdict::Passed),
         count(Verdict::Failed),
         count(Verdict::NotShown),
+        apart(&acked.to_string()),
         match report.incomplete() {
             why if why.is_empty() => why,
             why => format!(" <b>Incomplete</b>: {}.", escape(&why)),
@@ -76,7 +77,7 @@ fn summary(report: &SurviveReport) -> String {
          one client over the socket, {} appends a second in an open loop. A failure is made at its worst moment; then \
          the log that is left is read, byte for byte, and held against the client's journal. {}, {}, {:.0} s, {} \
          at a time, seed {}, towline {}.</p>\n",
-        report.rate_per_s,
+        apart(&report.rate_per_s.to_string()),
         escape(&report.began),
         escape(&format!(
             "{}{}",
@@ -105,7 +106,12 @@ fn matrix(cells: &[CellResult]) -> String {
             match cells.iter().find(|cell| cell.failure == failure && cell.row.name == *name) {
                 None => text += "<td>",
                 Some(cell) => {
-                    text += &format!("<td class=\"{}\" title=\"{}\">{}", class(cell), tip(cell), short(cell))
+                    text += &format!(
+                        "<td class=\"{}\" title=\"{}\">{}",
+                        class(cell),
+                        tip(cell),
+                        apart(&short(cell))
+                    )
                 }
             }
         }
@@ -157,18 +163,15 @@ fn windows(cells: &[CellResult]) -> String {
         let share = loss.window_share;
         let width = (share * 200.0).clamp(0.0, 238.0);
         text += &format!(
-            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{} records, {} B, {:.1} ms<td class=\"bar\">\
-             <svg width=\"240\" height=\"14\" role=\"img\" aria-label=\"{:.0} % of the window\">\
+            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}, {:.1} ms<td class=\"bar\"><svg width=\"240\" height=\"14\" role=\"img\" aria-label=\"{:.0} % of the window\">\
              <rect width=\"{width:.1}\" height=\"10\" y=\"2\" class=\"{}\"/>\
              <line x1=\"200\" x2=\"200\" y1=\"0\" y2=\"14\"/></svg> {:.0} %<td>{:.2} ms",
-            cell.row.window.map_or_else(String::new, |window| window.to_string()),
+            cell.row.window.map_or_else(String::new, |window| apart(&window.to_string())),
             cell.runs,
             cell.losing_runs,
-            median_words(cell),
-            loss.records,
-            loss.payload_bytes,
-            loss.span_records,
-            loss.span_bytes,
+            apart(&median_words(cell)),
+            size_words(loss.records, loss.payload_bytes),
+            size_words(loss.span_records, loss.span_bytes),
             loss.spread_us as f64 / 1000.0,
             share * 100.0,
             class_of(cell.verdict),
@@ -177,6 +180,10 @@ fn windows(cells: &[CellResult]) -> String {
         );
     }
     text + "\n</table></div>\n"
+}
+
+fn size_words(records: u64, bytes: u64) -> String {
+    apart(&format!("{records} records, {bytes} B"))
 }
 
 fn median_words(cell: &CellResult) -> String {
@@ -202,7 +209,12 @@ fn soak(report: &SurviveReport) -> String {
          due only where all copies that counted are gone.</p>\n<div class=\"scroll\"><table class=\"soak\">\n\
          <tr><th>level<th>clusters<th>acknowledged<th>doubled, changed,<br>out of order<th>lost<th>clusters with a loss\
          <th>largest loss<th>verdict",
-        soak.faults, report.seconds, soak.rounds, soak.acked, soak.lost_at_on_and_above, soak.anomalies
+        apart(&soak.faults.to_string()),
+        apart(&format!("{:.0}", report.seconds)),
+        apart(&soak.rounds.to_string()),
+        apart(&soak.acked.to_string()),
+        soak.lost_at_on_and_above,
+        soak.anomalies
     );
     for row in &soak.rows {
         let class = match row.verdict() {
@@ -222,17 +234,16 @@ fn soak(report: &SurviveReport) -> String {
         };
         let loss = if row.lost == 0 { "zero" } else { class };
         text += &format!(
-            "\n<tr><td>{}<td>{}<td>{}<td class=\"{}\">{}<td class=\"{loss}\">{}<td>{}<td>{} records, {} B<td \
+            "\n<tr><td>{}<td>{}<td>{}<td class=\"{}\">{}<td class=\"{loss}\">{}<td>{}<td>{}<td \
              class=\"{class}\">{verdict}",
             escape(&row.row.name),
             row.rounds,
-            row.acked,
+            apart(&row.acked.to_string()),
             if row.anomalies > 0 { "failed" } else { "zero" },
             row.anomalies,
-            row.lost,
+            apart(&row.lost.to_string()),
             row.losing_rounds,
-            row.largest.records,
-            row.largest.payload_bytes,
+            size_words(row.largest.records, row.largest.payload_bytes),
         );
     }
     text += "\n</table></div>\n<h3>Failures by kind</h3>\n<table>\n<tr><th>failure<th>times";
@@ -249,17 +260,16 @@ fn details(report: &SurviveReport) -> String {
     for cell in &report.cells {
         let loss = &cell.largest;
         text += &format!(
-            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{} records, {} B<td>{:.1} ms<td>{}<td>{:.2} ms<td>\
+            "\n<tr><td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{}<td>{:.1} ms<td>{}<td>{:.2} ms<td>\
              {:.2} ms<td class=\"{}\">{} {}{}",
             escape(&cell.row.name),
             cell.failure,
             cell.promise,
             cell.runs,
-            cell.acked,
-            cell.indeterminate,
-            cell.lost,
-            loss.records,
-            loss.payload_bytes,
+            apart(&cell.acked.to_string()),
+            apart(&cell.indeterminate.to_string()),
+            apart(&cell.lost.to_string()),
+            size_words(loss.records, loss.payload_bytes),
             loss.spread_us as f64 / 1000.0,
             cell.row.bound().map_or_else(String::new, |_| format!("{:.0} %", loss.window_share * 100.0)),
             cell.p50_us / 1000.0,
@@ -306,6 +316,26 @@ fn tip(cell: &CellResult) -> String {
     ))
 }
 
+/// A text with the thousands of its whole numbers apart.
+fn apart(text: &str) -> String {
+    let mut apart = String::with_capacity(text.len() + 8);
+    let mut is_fraction = false;
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, behind) = rest.split_at(digits.max(first.len_utf8()));
+        for (at, c) in number.char_indices() {
+            if digits > 0 && !is_fraction && at > 0 && (number.len() - at).is_multiple_of(3) {
+                apart.push(',');
+            }
+            apart.push(c);
+        }
+        is_fraction = digits > 0 && behind.starts_with('.') || digits == 0 && is_fraction && first == '.';
+        rest = behind;
+    }
+    apart
+}
+
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -328,4 +358,27 @@ th:last-child,td:last-child{text-align:left;white-space:normal}.matrix th:last-c
 .not-shown{background:var(--miss)}.failed{background:var(--bad);font-weight:600}
 .soak td:last-child{white-space:nowrap}.key span{padding:1px 6px;margin:0 4px 0 12px}.key span:first-child{margin-left:0}
 svg{vertical-align:middle}svg rect.zero{fill:#3a8f5c}svg rect.failed{fill:#c33}svg rect.not-shown{fill:#c90}svg line{stroke:currentColor}
+@media(max-width:600px){main{padding:14px}.matrix th:first-child{min-width:110px}}
+@page{size:A4 landscape;margin:10mm}
+@media print{:root{--bg:#fff;--fg:#1a1c1e;--dim:#5c6370;--line:#d8dce2;--zero:#dff3e4;--due:#e4ebfa;--within:#e3f0f6;--miss:#fff0c7;--bad:#fbd5d5}
+main{max-width:none;padding:0}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}.scroll{overflow:visible}
+.scroll table{font-size:8.5px;width:100%}.scroll th,.scroll td,.scroll .cells th,.scroll .cells td{padding:2px 3px;white-space:normal}
+.matrix th:first-child,.soak td:first-child,.bars td:first-child{position:static}.matrix th:first-child{min-width:0}
+.matrix th small{font-size:7px}tr{break-inside:avoid}h2,h3{break-after:avoid}}
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::apart;
+
+    #[test]
+    fn thousands_are_apart_and_nothing_else_is_touched() {
+        let of = |text: &str| apart(text);
+        assert_eq!(of("11914 records, 1498648 B"), "11,914 records, 1,498,648 B");
+        assert_eq!(of("999"), "999");
+        assert_eq!(of("1000"), "1,000");
+        assert_eq!(of("5000 µs 3.14159 ∞ 12345.6789"), "5,000 µs 3.14159 ∞ 12,345.6789");
+        assert_eq!(of("lost. 4000"), "lost. 4,000");
+        assert_eq!(of(""), "");
+    }
+}
