@@ -161,6 +161,10 @@ bugs! {
         SegmentBehindGap = "segment-behind-gap",
         /// A segment is made anew although it holds batches, of another salt than its file's.
         BatchesReplaced = "batches-replaced",
+        /// A primary that has adopted another's term since it led leads by k standbys that have not.
+        ProofAfterAdoption = "proof-after-adoption",
+        /// Where a leader's claim to have flushed is cut back to a fork, the rest of it is taken for another node's.
+        ClaimChangesHands = "claim-changes-hands",
         /// What a crash in the middle of a cut left over counts as the log's: the segment is never made anew.
         LeftoverHeld = "leftover-held",
         /// A relay ships what it received of a segment that it has not announced, because its own is not in place.

@@ -8,6 +8,7 @@ use super::adopting::FetchService;
 use super::receiving::{Offer, Source, SourceKind};
 use super::shipping::{SILENT_HEARTBEATS, VERSIONS};
 use super::{Event, Node, Output, note};
+use crate::bugs::{Bug, bug};
 use crate::format::{Frame, Hello, HelloRole, LogEnd, RefusalCode, Welcome};
 use crate::log::Recovered;
 use crate::types::{Geometry, LogId, Lsn, Position, SessionId, Span, StandbyWatermarks, Term, TermHistory};
@@ -130,10 +131,10 @@ impl Following {
     }
 
     /// The log was cut: what was permitted and claimed beyond it is void.
-    pub(super) fn was_cut(&mut self, end: Lsn) {
+    pub(super) fn was_cut(&mut self, end: Lsn, history: &TermHistory) {
         self.starts_at(end);
         self.to_pass.clear();
-        self.void_words_beyond(end);
+        self.void_words_beyond(end, history);
     }
 
     /// The leader of this term says that it has flushed the log of this history up to there.
@@ -143,10 +144,14 @@ impl Following {
     }
 
     /// From here on the log is another than the one that leaders have spoken of, also where nothing of it is here:
-    /// what they had flushed, or made safe, are not the bytes that will stand there.
-    pub(super) fn void_words_beyond(&mut self, fork: Lsn) {
+    /// what they had flushed, or made safe, are not the bytes that will stand there. What is left of a claim are its
+    /// node's own bytes below, by the history in which it was made.
+    pub(super) fn void_words_beyond(&mut self, fork: Lsn, history: &TermHistory) {
         self.leader_flushed = self.leader_flushed.min(fork);
-        self.claimed = self.claimed.min(fork);
+        if self.claimed > fork {
+            let claimant = history.owner(Lsn(self.claimed.0 - 1)).filter(|_| !bug(Bug::ClaimChangesHands));
+            self.claimed = claimant.map_or(fork, |term| history.claimed_by(term.node, fork));
+        }
         self.leader_safe = self.leader_safe.min(fork);
     }
 
@@ -156,7 +161,7 @@ impl Following {
         let mut new = new.clone();
         new.prune_below(first.start);
         let far = Lsn(u64::MAX);
-        self.void_words_beyond(own.fork_point(far, &new, far));
+        self.void_words_beyond(own.fork_point(far, &new, far), own);
     }
 
     /// Nothing beyond is written or permitted.

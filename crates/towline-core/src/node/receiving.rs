@@ -221,7 +221,7 @@ impl Node {
         let until = self.following.condemned.map_or(reach, |span| span.end.max(reach));
         let unfinished = Span::new(fork.min(self.tail.flushed().lsn), until);
         self.following.condemned = Some(Span::new(fork, until));
-        self.following.void_words_beyond(fork);
+        self.following.void_words_beyond(fork, &self.meta.get().history);
         self.close_peers("the log is cut");
         self.say(Event::Cut { span: Span::new(fork, end) });
         self.meta.change(|meta| {
@@ -244,7 +244,7 @@ impl Node {
     pub(super) fn handle_truncated(&mut self, end: Position, previous_hash: u64) {
         self.tail.cut(end, previous_hash);
         self.segments.cut(end.lsn);
-        self.following.was_cut(end.lsn);
+        self.following.was_cut(end.lsn, &self.meta.get().history);
         self.following.truncating = false;
         // Another session may have condemned more meanwhile.
         self.following.condemned.take_if(|span| span.start >= end.lsn);

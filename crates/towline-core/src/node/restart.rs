@@ -55,6 +55,13 @@ impl Node {
                 "leading alone: what only standbys hold, and acknowledged, may be cut from them".to_owned();
             self.say(Event::Note { text: why });
         }
+        // Its own adoption of another's term counted for that other: k standbys that have not heard of it prove nothing
+        // any more, also when its own new term has taken the place of that adoption.
+        let led_since = self.meta.get().led.is_some_and(|led| led >= adopted);
+        if !led_since && adopted.node != self.config.node && !bug(Bug::ProofAfterAdoption) {
+            let nobodys = Term { number: 0, node: self.config.node };
+            self.meta.change(|meta| meta.led = meta.led.map(|_| nobodys));
+        }
         let candidacy = self.new_candidacy(term);
         self.role = Role::Restarting(Restart { candidacy, end, phase: Phase::Adopting, told: String::new() });
         let doing = if self.promotion.is_some() {
@@ -314,7 +321,7 @@ impl Node {
                 if !bug(Bug::StalePermit) {
                     self.meta.forget(|after| matches!(after, AfterMeta::Permit { .. }));
                 }
-                self.following.void_words_beyond(start);
+                self.following.void_words_beyond(start, &self.meta.get().history);
                 self.meta.then(AfterMeta::Lead { term });
             }
             // A trim makes room: it is taken while this waits, and the start is tried again at the next turn.

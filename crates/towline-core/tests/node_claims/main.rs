@@ -245,6 +245,52 @@ fn a_primary_that_lost_what_it_had_flushed_must_not_lead() {
 }
 
 #[test]
+fn who_has_adopted_another_s_term_since_it_led_is_not_proven_right_by_k_that_have_not() {
+    // Another led with its adoption, and may have acknowledged with one of those that are silent now.
+    let leads = |adopted: Term| {
+        let config = NodeConfig { role: StartRole::Primary, ..Probe::config(100, 4) };
+        let meta = Meta { adopted, led: Some(term(1, 100)), history: OLD(), ..Meta::default() };
+        let rule = Some((1, "ANY 1 (*)".to_owned()));
+        let mut primary = Probe::new(config, at(START.0), 77, rule, meta);
+        primary.welcome(0, term(1, 100), end_of(term(1, 100), START.0), 0);
+        primary.adopted(0, term(1, 100));
+        (primary.leads(), primary.meta)
+    };
+    assert!(leads(term(1, 100)).0, "nobody can have led since");
+    let (has_led, meta) = leads(term(2, 101));
+    assert!(!has_led && meta.adopted.node == NodeId(100), "its own new term hides the adoption");
+    assert!(meta.led.is_some_and(|led| led != term(1, 100)), "and the directory does not forget it");
+}
+
+#[test]
+fn what_is_left_of_a_claim_below_a_fork_is_its_own_node_s() {
+    let (fork, end) = (START.0 + 4096, START.0 + 8192);
+    // Node 101 led from the fork on, and said that it has flushed all of it; another led beside it from there.
+    let here = history(&[(term(1, 100), START.0), (term(2, 101), fork)]);
+    let mut standby = Probe::standby(fork);
+    standby.hello(1, 101);
+    standby.stream(1, term(2, 101), here, end);
+    let flushed = Lsn(end);
+    standby.frame(1, Frame::Progress { flushed, safe: flushed, log_start: START });
+    standby.hello(2, 102);
+    let there = history(&[(term(1, 100), START.0), (term(3, 102), fork)]);
+    let ahead = end_of(term(3, 102), end);
+    standby.frame(2, Frame::Adopt { term: term(3, 102), end: ahead });
+    standby.stream(2, term(3, 102), there, end);
+    let claims = |outputs: &[Output]| {
+        outputs.iter().find_map(|output| match output {
+            Output::Frame { frame: Frame::Welcome(welcome), .. } => Some(welcome.leader_flushed),
+            _ => None,
+        })
+    };
+    assert_eq!(
+        claims(&standby.hello(3, 103)),
+        Some(Lsn(0)),
+        "of its own bytes below the fork there are none"
+    );
+}
+
+#[test]
 fn a_claim_of_a_term_that_was_cut_off_whole_is_no_loss_to_the_directory_that_led_it() {
     let start = START.0 + 4096;
     let claims = history(&[(term(1, 100), START.0), (term(2, 100), start)]);

@@ -88,7 +88,8 @@ impl World {
         for (other, to) in &self.hosts[n].cuts {
             let is_gone = !history.entries().iter().any(|entry| entry.term == *other);
             if is_gone && other.node != term.node && parent_term.is_some_and(|led| *other > led) {
-                checker.see(&Told::Leads { node: other.node.0, end: *to });
+                // What it has received again since is not lost.
+                checker.see(&Told::Leads { node: other.node.0, end: start.max(*to) });
             }
         }
         let same = self.streams.iter().any(|stream| stream.term == term);

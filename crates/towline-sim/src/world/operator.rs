@@ -215,6 +215,19 @@ impl World {
         }
         self.watch_fragile();
         self.resync();
+        self.reconsider();
+    }
+
+    /// Who is so far behind that the others have trimmed what it lacks cannot lead them: another is chosen.
+    fn reconsider(&mut self) {
+        let wanted = self.plan.wanted;
+        let is_behind = !self.hosts[wanted].leads() && self.hosts[wanted].must_resync.is_some();
+        let best = self.best_candidate(Some(wanted)).filter(|n| self.log_end(*n) > self.log_end(wanted));
+        if let Some(best) = best.filter(|_| is_behind && self.plan.healing) {
+            self.hosts[wanted].must_resync = None;
+            self.plan.wanted = best;
+            self.promote(best);
+        }
     }
 
     /// A process that has ended its log, or stepped down, is started again.

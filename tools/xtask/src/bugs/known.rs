@@ -87,6 +87,10 @@ pub(crate) fn known(bug: Bug) -> Place {
         Bug::ShipsUnannounced => {
             claim("writing::a_relay_ships_nothing_of_a_segment_that_it_has_not_announced")
         }
+        Bug::ProofAfterAdoption => {
+            claim("who_has_adopted_another_s_term_since_it_led_is_not_proven_right_by_k_that_have_not")
+        }
+        Bug::ClaimChangesHands => claim("what_is_left_of_a_claim_below_a_fork_is_its_own_node_s"),
         Bug::LeftoverHeld => Place::Test(
             "towline-runtime/storage",
             "keeper::what_an_interrupted_cut_left_over_does_not_hold_its_segment",
