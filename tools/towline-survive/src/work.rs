@@ -14,6 +14,8 @@ use crate::error::{Result, SurviveError};
 #[derive(Debug)]
 pub(crate) struct WorkFolder {
     path: PathBuf,
+    /// The folder that it lies in was made for it, and goes with it.
+    made_dir: bool,
     next: AtomicU32,
     /// Held while the run lasts: two runs in one folder would clean each other away.
     _lock: File,
@@ -25,6 +27,7 @@ impl WorkFolder {
     /// What is in `dir` beside it is the user's, and so is a folder of that name without our mark.
     pub(crate) fn take(dir: &Path) -> Result<WorkFolder> {
         let path = dir.join(OWN);
+        let made_dir = fs::symlink_metadata(dir).is_err();
         fs::create_dir_all(&path).map_err(SurviveError::file(&path, "cannot be made"))?;
         if fs::symlink_metadata(&path).map_err(SurviveError::file(&path, "cannot be found"))?.is_symlink() {
             return Err(SurviveError::Usage(format!("{}: a link, no folder of ours", path.display())));
@@ -34,7 +37,7 @@ impl WorkFolder {
         powercut::clean_dead_mounts(&path)
             .map_err(SurviveError::file(&path, "dead mounts cannot be cleaned"))?;
         clean(&path);
-        Ok(WorkFolder { path, next: AtomicU32::new(0), _lock: lock })
+        Ok(WorkFolder { path, made_dir, next: AtomicU32::new(0), _lock: lock })
     }
 
     /// A fresh folder for one cluster, and its number.
@@ -51,8 +54,9 @@ impl Drop for WorkFolder {
         clean(&self.path);
         // Still locked: whoever opened it meanwhile sees that it is gone, and asks again.
         let _ = fs::remove_file(self.path.join(MARK));
-        // Each only when nothing else is in it.
+        // Each only when nothing else is in it, and a user's own empty folder stays.
         if fs::remove_dir(&self.path).is_ok()
+            && self.made_dir
             && let Some(dir) = self.path.parent()
         {
             let _ = fs::remove_dir(dir);
@@ -169,6 +173,16 @@ mod tests {
             assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), name);
         }
         assert!(!dir.path().join(OWN).join("cluster-0").exists(), "its own is gone");
+    }
+
+    #[test]
+    fn a_folder_that_was_made_for_a_run_goes_with_it_and_a_users_own_stays() {
+        let dir = dir();
+        let made = dir.path().join("made");
+        drop(WorkFolder::take(&made).unwrap());
+        assert!(!made.exists());
+        drop(WorkFolder::take(dir.path()).unwrap());
+        assert!(dir.path().exists() && !dir.path().join(OWN).exists());
     }
 
     #[test]
