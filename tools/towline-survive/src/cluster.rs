@@ -32,14 +32,14 @@ pub(crate) const NAMES: [&str; 3] = ["p", "a", "b"];
 pub(crate) struct Cluster<'a> {
     pub(crate) context: &'a Context,
     // In this order: processes and mounts go before the folder.
-    members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     /// From the primary to each standby, and to the primary from whoever leads after it.
     links: Vec<Link>,
     _folder: Folder,
 }
 
-struct Member {
-    node: Option<Node>,
+pub(crate) struct Member {
+    pub(crate) node: Option<Node>,
     plan: NodePlan,
     /// `None`: the disk is lost.
     disk: Option<Mount>,
@@ -49,6 +49,23 @@ struct Member {
 impl<'a> Cluster<'a> {
     /// Starts all three and waits until the primary leads and both standbys follow.
     pub(crate) fn start(context: &'a Context, row: &Row) -> Result<Cluster<'a>> {
+        Cluster::start_with(context, row, None)
+    }
+
+    /// The same around standbys that run already, elsewhere: the members of their places stay down.
+    pub(crate) fn start_around(
+        context: &'a Context,
+        row: &Row,
+        standbys: [SocketAddr; 2],
+    ) -> Result<Cluster<'a>> {
+        Cluster::start_with(context, row, Some(standbys))
+    }
+
+    fn start_with(
+        context: &'a Context,
+        row: &Row,
+        elsewhere: Option<[SocketAddr; 2]>,
+    ) -> Result<Cluster<'a>> {
         let (number, folder) = context.folder()?;
         let folder = Folder(folder);
         // A loopback address of its own: while a node is down, nobody else can be given its port.
@@ -57,9 +74,12 @@ impl<'a> Cluster<'a> {
         let free = SocketAddr::from((Ipv4Addr::new(127, 64 | x >> 2, y, z.clamp(1, 254)), 0));
         let mut cluster = Cluster { context, members: Vec::new(), links: Vec::new(), _folder: folder };
         let mut standby_flags = Vec::new();
-        for name in [NAMES[1], NAMES[2]] {
+        for (number, name) in STANDBYS.map(|at| NAMES[at]).into_iter().enumerate() {
             let mut member = cluster.member("standby", name, free)?;
-            member.start(context)?;
+            match elsewhere {
+                Some(addresses) => member.plan.listen = addresses[number],
+                None => member.start(context)?,
+            }
             let mut link = LinkConfig::new(member.plan.listen);
             link.spin = Duration::ZERO;
             let link = Link::start(link)?;
@@ -227,38 +247,6 @@ impl<'a> Cluster<'a> {
         }
     }
 
-    /// Members that ended by themselves, and what they said last.
-    pub(crate) fn ended(&mut self) -> Vec<String> {
-        let mut ended = Vec::new();
-        for (name, member) in NAMES.iter().zip(&mut self.members) {
-            let Some(node) = &mut member.node else { continue };
-            if let Some(status) = node.ended() {
-                ended.push(format!("'{name}' ended by itself ({status}){}", node.said()));
-                member.node = None;
-            }
-        }
-        ended
-    }
-
-    /// The members that run, but for one.
-    pub(crate) fn living_beside(&self, leader: usize) -> Vec<usize> {
-        let lives = |at: &usize| *at != leader && self.members[*at].node.is_some();
-        (0..self.members.len()).filter(lives).collect()
-    }
-
-    /// Waits until every living member has flushed all of the leader's log.
-    pub(crate) fn wait_all_hold(&self, leader: usize) -> Result<()> {
-        let who = self.living_beside(leader);
-        self.wait_status(leader, "has all of its log on the disks of those that follow", |status| {
-            let end = status.node.watermarks.end.lsn;
-            let holds = |at: &usize| {
-                let mut peers = status.node.standbys.iter().filter(|peer| peer.name == NAMES[*at]);
-                peers.any(|peer| peer.state == "streaming" && peer.watermarks.flushed.lsn >= end)
-            };
-            who.iter().all(holds)
-        })
-    }
-
     /// Stops all, the leader last, and reads from their disks what is durable there; with what could not be read.
     pub(crate) fn stop_and_read(&mut self, leader: usize) -> Result<(Vec<Copy>, Vec<String>)> {
         let mut order = self.living_beside(leader);
@@ -295,59 +283,6 @@ impl<'a> Cluster<'a> {
             file.write_all_at(&byte, offset)
         };
         flip().map_err(SurviveError::file(&path, "cannot be changed"))
-    }
-
-    /// Waits until a member leads.
-    pub(crate) fn wait_leading(&self, at: usize) -> Result<()> {
-        self.wait_status(at, "leads", |status| status.is_leading())
-    }
-
-    /// Waits until a leader's standbys of these places stream.
-    pub(crate) fn wait_following(&self, leader: usize, who: &[usize]) -> Result<()> {
-        self.wait_status(leader, "leads, and its standbys follow", |status| {
-            let streams = |at: &usize| {
-                status.node.standbys.iter().any(|peer| peer.name == NAMES[*at] && peer.state == "streaming")
-            };
-            status.is_leading() && who.iter().all(streams)
-        })
-    }
-
-    /// Waits until a member's status is as wanted.
-    pub(crate) fn wait_status(
-        &self,
-        at: usize,
-        what: &str,
-        wanted: impl Fn(&ShardStatus) -> bool,
-    ) -> Result<()> {
-        let mut last = String::new();
-        let asked = self.context.wait(&format!("'{}' {what}", NAMES[at]), PATIENCE, || {
-            let status = self.status(at)?;
-            let is_so = wanted(&status);
-            if !is_so {
-                last = format!("{:?}", status.node);
-            }
-            Ok(is_so.then_some(()))
-        });
-        asked.map_err(|error| match error {
-            SurviveError::Late(what) => {
-                let said = self.members[at].node.as_ref().map(Node::said).unwrap_or_default();
-                SurviveError::Late(format!("{what}; it says {last}{said}"))
-            }
-            other => other,
-        })
-    }
-
-    /// What did not happen in time, with what each member says of itself.
-    pub(crate) fn explain(&mut self, error: SurviveError) -> SurviveError {
-        let SurviveError::Late(mut what) = error else { return error };
-        self.ended().iter().for_each(|ended| what.push_str(&format!("\n {ended}")));
-        for (at, member) in self.members.iter().enumerate() {
-            let Some(node) = &member.node else { continue };
-            let status = node.status().map(|status| format!("{:?}", status.node));
-            let status = status.unwrap_or_else(|error| error.to_string());
-            what.push_str(&format!("\n '{}': {status}{}", NAMES[at], node.said()));
-        }
-        SurviveError::Late(what)
     }
 
     /// Where a member's log ends.
@@ -387,4 +322,4 @@ const NODE: &str = "node";
 /// The exit code of a node that found its log damaged.
 const DAMAGED: i32 = 3;
 /// Nothing a healthy node does takes longer, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);

@@ -36,6 +36,7 @@ mod run;
 mod scene;
 mod soak;
 mod table;
+mod watch;
 mod work;
 
 pub use error::SurviveError;
