@@ -23,8 +23,8 @@ Examples:
   towline advise --survive primary-disk+standbys-power --p99 2ms --clients 8 --json
 
 Failures, mildest first: clean-stop, primary-kill, primary-power, all-power, primary-disk, primary-disk+standbys-kill, \
-primary-disk+standbys-power, two-disks, all-disks: the names of `towline survive`, which plays all of them but clean-stop and all-disks. Longer ones are \
-understood too: primary-disk-loss for primary-disk, and so on.
+primary-disk+standby-power, primary-disk+standbys-power, two-disks, all-disks: the names of `towline survive`, which plays \
+all of them but clean-stop and all-disks. Longer ones are understood too: primary-disk-loss for primary-disk, and so on.
 
 It names the weakest level, and the widest window within --lose, that meet both at every load that the run measured, and \
 what the levels above and below would cost and lose. It answers from a run of this machine, by default the newest under \

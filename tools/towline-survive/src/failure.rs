@@ -16,6 +16,8 @@ pub enum Failure {
     PrimaryDisk,
     /// The same, and both standbys are killed at the same moment.
     PrimaryDiskStandbysKill,
+    /// The same, and the standby that confirmed loses its power at the same moment, while the other one is late.
+    PrimaryDiskStandbyPower,
     /// The same, and both standbys lose their power at the same moment.
     PrimaryDiskStandbysPower,
     /// The disks of the primary and of one standby that counted are gone; the other is promoted.
@@ -52,12 +54,13 @@ pub enum Failure {
 
 impl Failure {
     /// All of them.
-    pub const ALL: [Failure; 21] = [
+    pub const ALL: [Failure; 22] = [
         Failure::PrimaryKill,
         Failure::PrimaryPower,
         Failure::AllPower,
         Failure::PrimaryDisk,
         Failure::PrimaryDiskStandbysKill,
+        Failure::PrimaryDiskStandbyPower,
         Failure::PrimaryDiskStandbysPower,
         Failure::TwoDisks,
         Failure::TwoDisksAhead,
@@ -89,10 +92,10 @@ impl Failure {
     /// Whether somebody else leads afterwards.
     pub fn promotes(self) -> bool {
         use Failure::{Partition, PartitionOneWay, Pause};
-        use Failure::{PrimaryDisk, PrimaryDiskStandbysKill, PrimaryDiskStandbysPower};
-        use Failure::{TwoDisks, TwoDisksAhead};
-        let is_gone = matches!(self, PrimaryDisk | PrimaryDiskStandbysKill | PrimaryDiskStandbysPower)
-            || matches!(self, TwoDisks | TwoDisksAhead);
+        use Failure::{PrimaryDisk, PrimaryDiskStandbyPower, PrimaryDiskStandbysKill};
+        use Failure::{PrimaryDiskStandbysPower, TwoDisks, TwoDisksAhead};
+        let is_gone = matches!(self, PrimaryDisk | PrimaryDiskStandbyPower | PrimaryDiskStandbysKill)
+            || matches!(self, PrimaryDiskStandbysPower | TwoDisks | TwoDisksAhead);
         is_gone || matches!(self, Partition | PartitionOneWay | Pause)
     }
 
@@ -105,6 +108,10 @@ impl Failure {
             Failure::PrimaryDiskStandbysKill => {
                 ("primary-disk+standbys-kill", "primary and disk gone, SIGKILL of both standbys, promotion")
             }
+            Failure::PrimaryDiskStandbyPower => (
+                "primary-disk+standby-power",
+                "primary and disk gone, power cut of a standby that confirmed, the other late, promotion",
+            ),
             Failure::PrimaryDiskStandbysPower => (
                 "primary-disk+standbys-power",
                 "primary and disk gone, power cut of both standbys, promotion",

@@ -43,7 +43,9 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
         // The one that is left is `a`: where it comes first it was waited for, however late it was.
         F::TwoDisksAhead if row.is_local() || row.quorum() == 1 && !row.is_first() => Promise::Loses,
         F::PrimaryDiskStandbysPower if row.level == Level::RemoteWrite => Promise::Loses,
+        F::PrimaryDiskStandbyPower if row.level == Level::RemoteWrite && row.quorum() == 1 => Promise::Loses,
         F::PrimaryDisk
+        | F::PrimaryDiskStandbyPower
         | F::PrimaryDiskStandbysKill
         | F::PrimaryDiskStandbysPower
         | F::TwoDisks
@@ -91,6 +93,9 @@ mod tests {
             ("degraded", Failure::PrimaryDisk, Promise::Loses),
             ("remote_write", Failure::PrimaryDiskStandbysKill, Promise::Zero),
             ("remote_write", Failure::PrimaryDiskStandbysPower, Promise::Loses),
+            ("remote_write", Failure::PrimaryDiskStandbyPower, Promise::Loses),
+            ("remote_write", Failure::PrimaryDisk, Promise::Zero),
+            ("on", Failure::PrimaryDiskStandbyPower, Promise::Zero),
             ("on", Failure::PrimaryDiskStandbysPower, Promise::Zero),
             ("on", Failure::TwoDisks, Promise::Loses),
             ("on-any-2", Failure::TwoDisks, Promise::Zero),

@@ -136,6 +136,7 @@ impl Scene<'_> {
             Failure::BitFlip => self.bit_flips(),
             Failure::PrimaryDisk
             | Failure::PrimaryDiskStandbysKill
+            | Failure::PrimaryDiskStandbyPower
             | Failure::PrimaryDiskStandbysPower
             | Failure::TwoDisks
             | Failure::TwoDisksAhead

@@ -19,6 +19,8 @@ pub enum Failure {
     PrimaryDiskLoss,
     /// The same, and SIGKILL of the standbys that counted, at the same moment.
     PrimaryDiskLossStandbysKill,
+    /// The same, and a power cut of one of the standbys that counted, at the same moment.
+    PrimaryDiskLossStandbyPowerCut,
     /// The same, and a power cut of the standbys that counted, at the same moment.
     PrimaryDiskLossStandbysPowerCut,
     /// The disks of the primary and of one standby that counted.
@@ -38,13 +40,14 @@ pub(super) struct Need {
 
 impl Failure {
     /// All of them, the mildest first.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::CleanStop,
         Self::PrimaryKill,
         Self::PrimaryPowerCut,
         Self::AllPowerCut,
         Self::PrimaryDiskLoss,
         Self::PrimaryDiskLossStandbysKill,
+        Self::PrimaryDiskLossStandbyPowerCut,
         Self::PrimaryDiskLossStandbysPowerCut,
         Self::PrimaryAndStandbyDiskLoss,
         Self::AllDiskLoss,
@@ -59,6 +62,7 @@ impl Failure {
             Self::AllPowerCut => "all-power",
             Self::PrimaryDiskLoss => "primary-disk",
             Self::PrimaryDiskLossStandbysKill => "primary-disk+standbys-kill",
+            Self::PrimaryDiskLossStandbyPowerCut => "primary-disk+standby-power",
             Self::PrimaryDiskLossStandbysPowerCut => "primary-disk+standbys-power",
             Self::PrimaryAndStandbyDiskLoss => "two-disks",
             Self::AllDiskLoss => "all-disks",
@@ -76,6 +80,9 @@ impl Failure {
             Self::PrimaryDiskLossStandbysKill => {
                 "the primary's disk is gone and the standbys that counted are killed, at once"
             }
+            Self::PrimaryDiskLossStandbyPowerCut => {
+                "the primary's disk is gone and a standby that counted loses its power, at once"
+            }
             Self::PrimaryDiskLossStandbysPowerCut => {
                 "the primary's disk is gone and the standbys that counted lose their power, at once"
             }
@@ -92,7 +99,7 @@ impl Failure {
             Self::CleanStop => (Level::Off, 0),
             Self::PrimaryKill | Self::PrimaryPowerCut | Self::AllPowerCut => (Level::Local, 0),
             Self::PrimaryDiskLoss | Self::PrimaryDiskLossStandbysKill => (Level::RemoteWrite, 1),
-            Self::PrimaryDiskLossStandbysPowerCut => (Level::On, 1),
+            Self::PrimaryDiskLossStandbyPowerCut | Self::PrimaryDiskLossStandbysPowerCut => (Level::On, 1),
             Self::PrimaryAndStandbyDiskLoss => (Level::RemoteWrite, 2),
             Self::AllDiskLoss => return None,
         };
@@ -101,7 +108,10 @@ impl Failure {
 
     /// Whether `level`, waiting for so many standbys, keeps every acknowledged record.
     pub(super) fn survived_by(self, level: Level, standbys: u32) -> bool {
-        self.need().is_some_and(|need| level >= need.level && standbys >= need.standbys)
+        // Where two count, the other one has it in memory.
+        let another_has_it = self == Self::PrimaryDiskLossStandbyPowerCut && standbys > 1;
+        another_has_it && level >= Level::RemoteWrite
+            || self.need().is_some_and(|need| level >= need.level && standbys >= need.standbys)
     }
 
     /// What is gone after it at a level that waits for so many standbys; `exposure` is what the run saw there.
@@ -116,6 +126,7 @@ impl Failure {
                 "what was not yet flushed".into()
             }
             Self::PrimaryAndStandbyDiskLoss if remote => "what only that standby had".into(),
+            Self::PrimaryDiskLossStandbyPowerCut if remote => "what that standby had in memory only".into(),
             Self::PrimaryDiskLossStandbysPowerCut if remote => "what the standbys had in memory only".into(),
             _ => match exposure {
                 Some(exposure) => format!(
@@ -154,7 +165,7 @@ pub const ALIASES: [(&str, &str); 9] = [
     ("primary-disk-loss", "primary-disk"),
     ("primary-disk-loss+standby-kill", "primary-disk+standbys-kill"),
     ("primary-disk-loss+standbys-kill", "primary-disk+standbys-kill"),
-    ("primary-disk-loss+standby-power-cut", "primary-disk+standbys-power"),
+    ("primary-disk-loss+standby-power-cut", "primary-disk+standby-power"),
     ("primary-disk-loss+standbys-power-cut", "primary-disk+standbys-power"),
     ("primary-and-standby-disk-loss", "two-disks"),
     ("all-disk-loss", "all-disks"),
@@ -191,6 +202,8 @@ mod tests {
         assert_eq!(weakest(Failure::PrimaryDiskLoss, 1), Some(Level::RemoteWrite));
         assert_eq!(weakest(Failure::PrimaryDiskLoss, 0), None, "without a rule nobody is waited for");
         assert_eq!(weakest(Failure::PrimaryDiskLossStandbysPowerCut, 1), Some(Level::On));
+        assert_eq!(weakest(Failure::PrimaryDiskLossStandbyPowerCut, 1), Some(Level::On));
+        assert_eq!(weakest(Failure::PrimaryDiskLossStandbyPowerCut, 2), Some(Level::RemoteWrite));
         assert_eq!(weakest(Failure::PrimaryAndStandbyDiskLoss, 1), None);
         assert_eq!(weakest(Failure::PrimaryAndStandbyDiskLoss, 2), Some(Level::RemoteWrite));
         assert_eq!(weakest(Failure::AllDiskLoss, 9), None);
