@@ -291,7 +291,7 @@ fn class(cell: &CellResult) -> &'static str {
     match (cell.verdict, cell.promise) {
         (Verdict::Passed, Promise::Zero) => "zero",
         (Verdict::Passed, Promise::Within(_)) => "within",
-        (Verdict::Passed, Promise::Loses) => "due",
+        (Verdict::Passed, Promise::Loses | Promise::Latest(_)) => "due",
         (verdict, _) => class_of(verdict),
     }
 }

@@ -6,6 +6,7 @@ use towline::{Level, Window};
 use crate::failure::Failure;
 use crate::record::size_of_window;
 use crate::row::Row;
+use crate::scene::SLOW;
 
 /// What a cell has to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +16,8 @@ pub enum Promise {
     Zero,
     /// Something is lost, within one span of the window.
     Within(Window),
+    /// Something is lost, and all of it was acknowledged within so many microseconds: what no flush had reached yet.
+    Latest(u64),
     /// Something is lost: the level does not survive this, and the run has to show it.
     Loses,
 }
@@ -24,6 +27,7 @@ impl std::fmt::Display for Promise {
         match self {
             Promise::Zero => f.pad("0"),
             Promise::Within(window) => f.pad(&format!("1 … {window}")),
+            Promise::Latest(micros) => f.pad(&format!("1 … last {} ms", micros / 1000)),
             Promise::Loses => f.pad("loses"),
         }
     }
@@ -34,7 +38,9 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
     use Failure as F;
     match failure {
         // The log of the same primary comes back, or it never went away.
-        F::PrimaryKill | F::PrimaryPower | F::AllPower if row.level == Level::Off => Promise::Loses,
+        F::PrimaryKill | F::PrimaryPower | F::AllPower if row.level == Level::Off => {
+            Promise::Latest(OFF_LOSES_US)
+        }
         F::PrimaryKill | F::PrimaryPower | F::AllPower => Promise::Zero,
         F::StandbyKill | F::StandbyPower | F::StandbysKill | F::StandbysPower => Promise::Zero,
         F::LinkUp | F::LinkDown | F::LinkBoth | F::SlowDisk | F::FullDisk | F::BitFlip => Promise::Zero,
@@ -62,6 +68,10 @@ pub fn predict(row: &Row, failure: Failure) -> Promise {
     }
 }
 
+/// `off` loses what came since the flush began before the one in flight: two flushes of [`SLOW`], one at a time. The rest
+/// is the machine's, which may let any step wait; a cell's run is twice as long.
+const OFF_LOSES_US: u64 = (2 * SLOW.as_micros() + 90_000) as u64;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,7 +84,7 @@ mod tests {
     fn a_stronger_row_never_promises_less() {
         let rank = |promise: Promise| match promise {
             Promise::Loses => 0,
-            Promise::Within(_) => 1,
+            Promise::Within(_) | Promise::Latest(_) => 1,
             Promise::Zero => 2,
         };
         for failure in Failure::ALL {
@@ -87,7 +97,8 @@ mod tests {
     #[test]
     fn the_ladder_of_the_table_of_levels() {
         let cases = [
-            ("off", Failure::PrimaryKill, Promise::Loses),
+            ("off", Failure::PrimaryKill, Promise::Latest(150_000)),
+            ("off", Failure::PrimaryDisk, Promise::Loses),
             ("local", Failure::PrimaryPower, Promise::Zero),
             ("local", Failure::PrimaryDisk, Promise::Loses),
             ("degraded", Failure::PrimaryDisk, Promise::Loses),

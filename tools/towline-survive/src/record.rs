@@ -208,6 +208,10 @@ impl CellResult {
             Promise::Within(window) => {
                 judged.surest_span().check(window).map(|violation| format!(": {}", violation.detail))
             }
+            Promise::Latest(micros) => {
+                let lost = judged.surest_span().check(Window::Micros(micros));
+                lost.map(|violation| format!(": {}", violation.detail))
+            }
             Promise::Loses => None,
         };
         if let Some(why) = broken {
@@ -338,6 +342,21 @@ mod tests {
             let mut cell = cell(Promise::Within(window), Some(window));
             cell.add(&loss);
             assert_eq!(cell.verdict, verdict, "{sure_ns}: {:?}", cell.notes);
+        }
+    }
+
+    #[test]
+    fn what_off_loses_is_the_latest_only() {
+        let promise = Promise::Latest(150_000);
+        for (lost, sure_ns, verdict) in
+            [(0, 0, Verdict::NotShown), (9, 150_000_000, Verdict::Passed), (9, 151_000_000, Verdict::Failed)]
+        {
+            let mut loss = played(lost);
+            loss.judgement.span.lost = lost;
+            loss.judgement.least_spread_ns = sure_ns;
+            let mut cell = cell(promise, None);
+            cell.add(&loss);
+            assert_eq!(cell.verdict, verdict, "{lost} over {sure_ns} ns: {:?}", cell.notes);
         }
     }
 

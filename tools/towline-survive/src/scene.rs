@@ -270,7 +270,7 @@ impl Scene<'_> {
 pub(crate) const RATE_PER_S: f64 = 2000.0;
 /// The same where something large has to be filled, or much is to be acknowledged.
 pub(crate) const HIGH_RATE_PER_S: f64 = 6000.0;
-const SLOW: Duration = Duration::from_millis(30);
+pub(crate) const SLOW: Duration = Duration::from_millis(30);
 /// How long a trouble lasts.
 pub(crate) const OUTAGE: Duration = Duration::from_millis(120);
 const FINISH: Duration = Duration::from_secs(5);

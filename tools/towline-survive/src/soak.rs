@@ -272,7 +272,10 @@ fn play_round(context: &Context, seed: u64, number: u64, total: &Mutex<Tally>) -
 fn promise_of(round: &Round) -> Promise {
     let promises: Vec<Promise> = round.failures.iter().map(|failure| predict(&round.row, *failure)).collect();
     match promises.iter().find(|promise| **promise != Promise::Zero) {
-        Some(_) if promises.contains(&Promise::Loses) => Promise::Loses,
+        // The latest of several kills are not one after the other.
+        Some(_) if promises.iter().any(|promise| matches!(promise, Promise::Loses | Promise::Latest(_))) => {
+            Promise::Loses
+        }
         Some(within) => *within,
         None => Promise::Zero,
     }

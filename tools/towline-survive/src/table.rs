@@ -154,7 +154,7 @@ pub(crate) fn short(cell: &CellResult) -> String {
         (Verdict::Passed, Promise::Within(_)) => {
             format!("{} = {:.0} %", cell.largest.records, cell.largest.window_share * 100.0)
         }
-        (Verdict::Passed, Promise::Loses) => format!("{} lost", cell.largest.records),
+        (Verdict::Passed, Promise::Loses | Promise::Latest(_)) => format!("{} lost", cell.largest.records),
     }
 }
 
