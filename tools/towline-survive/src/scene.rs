@@ -88,7 +88,7 @@ pub(crate) struct Scene<'a> {
     pub(crate) row: &'a Row,
     pub(crate) cluster: Cluster<'a>,
     pub(crate) load: Load,
-    random: Random,
+    pub(crate) random: Random,
     anomalies: Vec<String>,
 }
 
