@@ -203,6 +203,31 @@ fn what_a_killed_run_left_is_cleaned_by_the_next() {
     assert_nothing_left(folder.path());
 }
 
+#[test]
+fn a_standby_that_ends_by_itself_fails_its_cell() {
+    if !can_mount() {
+        return;
+    }
+    let folder = folder();
+    // At `local` nobody waits for it.
+    let child =
+        command(folder.path(), &["--level=local", "--failure=link-both", "--lanes=1"]).spawn().unwrap();
+    let mut standby = None;
+    wait("a standby", || {
+        let found = processes(folder.path()).into_iter().find(|(_, line)| line.contains(" standby "));
+        standby = found.map(|(pid, _)| pid);
+        standby.is_some() && processes(folder.path()).iter().any(|(_, line)| line.contains(" primary "))
+    });
+    // Both follow by then, and the load has begun.
+    std::thread::sleep(Duration::from_millis(150));
+    kill_process(Pid::from_raw(standby.unwrap()).unwrap(), Signal::KILL).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    let said = "'a' ended by itself (signal: 9 (SIGKILL))";
+    assert!(text(&output.stdout).contains(said), "{}", text(&output.stdout));
+    assert_nothing_left(folder.path());
+}
+
 /// A run that ends with its test, also with one that fails.
 struct Run(Child);
 
@@ -252,11 +277,17 @@ fn mounts(folder: &Path) -> usize {
 
 /// Command lines of processes that name the folder.
 fn nodes(folder: &Path) -> Vec<String> {
+    processes(folder).into_iter().map(|(_, line)| line).collect()
+}
+
+/// The same with their pids.
+fn processes(folder: &Path) -> Vec<(i32, String)> {
     let place = folder.to_str().unwrap();
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    let words = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
-    words.filter(|line| line.contains(place)).collect()
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let lines = pids.filter_map(|pid: i32| Some((pid, std::fs::read(format!("/proc/{pid}/cmdline")).ok()?)));
+    let words = lines.map(|(pid, line)| (pid, String::from_utf8_lossy(&line).replace('\0', " ")));
+    words.filter(|(_, line)| line.contains(place)).collect()
 }
 
 fn wait(what: &str, mut done: impl FnMut() -> bool) {

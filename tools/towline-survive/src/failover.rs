@@ -208,7 +208,9 @@ impl Failure {
                 | Failure::PartitionOneWay
                 | Failure::Pause
         );
-        is_any && row.is_strict() && predict(row, self) == Promise::Zero
+        // Where each has everything, the worse one has to be made worse.
+        let makes_worse = self == Failure::PrimaryDisk && row.quorum() == STANDBYS.len();
+        is_any && !makes_worse && row.is_strict() && predict(row, self) == Promise::Zero
     }
 }
 

@@ -149,13 +149,15 @@ impl Load {
         })
     }
 
-    /// Waits until something sent from now on is acknowledged at a level.
-    pub(crate) fn wait_ack_at(&self, context: &Context, level: Level) -> Result<()> {
+    /// Waits until the last `count` acknowledgements of what was sent from now on are all at a level.
+    pub(crate) fn wait_acks_at(&self, context: &Context, level: Level, count: usize) -> Result<()> {
         let since_ns = self.now_ns();
-        context.wait(&format!("an acknowledgement at {level}"), PATIENCE, || {
+        context.wait(&format!("{count} acknowledgements at {level}"), PATIENCE, || {
             let journal = self.journal();
-            let mut later = journal.appends.iter().rev().take_while(|append| append.sent_ns > since_ns);
-            Ok(later.any(|append| append.ack().is_some_and(|(ack, _)| ack.level == level)).then_some(()))
+            let later = journal.appends.iter().rev().take_while(|append| append.sent_ns > since_ns);
+            let acks = later.filter_map(Append::ack).take(count);
+            let at_level = acks.take_while(|(ack, _)| ack.level == level).count();
+            Ok((at_level == count).then_some(()))
         })
     }
 

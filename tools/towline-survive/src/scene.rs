@@ -67,7 +67,8 @@ pub(crate) fn play_many(
     let journal = scene.load.finish(context, FINISH)?;
     let ended = scene.cluster.ended();
     let (found, strange) = read_survivor(context, survivor)?;
-    scene.cluster.wait_all_hold(leader)?;
+    let hold = scene.cluster.wait_all_hold(leader);
+    hold.map_err(|error| scene.cluster.explain(error))?;
     let (copies, unread) = scene.cluster.stop_and_read(leader)?;
     let on = Row::new("on", Level::On, None);
     let on_is_safe = failures.iter().all(|failure| predict(&on, *failure) == Promise::Zero);
@@ -254,12 +255,14 @@ impl Scene<'_> {
         });
         let more = self.load.wait_more_acks(self.context, 20);
         more.map_err(|error| self.cluster.explain(error))?;
+        let ended = self.cluster.ended();
+        self.anomalies.extend(ended);
         let living = self.cluster.living_beside(leader);
         let follow = self.cluster.wait_following(leader, &living);
         follow.map_err(|error| self.cluster.explain(error))?;
         if self.row.degrade_after.is_some() {
             // What fell to `local` heals by itself.
-            let healed = self.load.wait_ack_at(self.context, self.row.level);
+            let healed = self.load.wait_acks_at(self.context, self.row.level, 50);
             healed.map_err(|error| self.cluster.explain(error))?;
         }
         Ok(leader)
