@@ -269,6 +269,7 @@ fn what_is_left_of_a_claim_below_a_fork_is_its_own_node_s() {
     let here = history(&[(term(1, 100), START.0), (term(2, 101), fork)]);
     let mut standby = Probe::standby(fork);
     standby.hello(1, 101);
+    standby.frame(1, Frame::Adopt { term: term(2, 101), end: end_of(term(2, 101), end) });
     standby.stream(1, term(2, 101), here, end);
     let flushed = Lsn(end);
     standby.frame(1, Frame::Progress { flushed, safe: flushed, log_start: START });
