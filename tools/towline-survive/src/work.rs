@@ -33,7 +33,7 @@ impl WorkFolder {
             return Err(SurviveError::Usage(format!("{}: a link, no folder of ours", path.display())));
         }
         let path = path.canonicalize().map_err(SurviveError::file(&path, "cannot be found"))?;
-        let lock = lock(&path)?;
+        let (lock, made_dir) = lock(&path, made_dir)?;
         powercut::clean_dead_mounts(&path)
             .map_err(SurviveError::file(&path, "dead mounts cannot be cleaned"))?;
         clean(&path);
@@ -64,8 +64,9 @@ impl Drop for WorkFolder {
     }
 }
 
-/// Locks the mark of a folder that is ours: one that carries it, or an empty one, which then does.
-fn lock(folder: &Path) -> Result<File> {
+/// Locks the mark of a folder that is ours: one that carries it, or an empty one, which then does. The mark also says
+/// whether the folder around it was made for a run, which may have been killed since: returned beside the lock.
+fn lock(folder: &Path, made_dir: bool) -> Result<(File, bool)> {
     let path = folder.join(MARK);
     let foreign = || {
         let text = "is not ours, and would be emptied; move it away or give this run another --dir";
@@ -88,16 +89,17 @@ fn lock(folder: &Path) -> Result<File> {
         }
         let mut text = String::new();
         (&file)
-            .take(MARK_TEXT.len() as u64 + 1)
+            .take(MARK_TEXT_MADE.len() as u64 + 1)
             .read_to_string(&mut text)
             .map_err(SurviveError::file(&path, "cannot be read"))?;
         // A run killed right after it made the file has left it empty.
         return match text.as_str() {
-            MARK_TEXT => Ok(file),
+            MARK_TEXT => Ok((file, false)),
+            MARK_TEXT_MADE => Ok((file, true)),
             "" => {
-                file.write_all(MARK_TEXT.as_bytes())
-                    .map_err(SurviveError::file(&path, "cannot be written"))?;
-                Ok(file)
+                let text = if made_dir { MARK_TEXT_MADE } else { MARK_TEXT };
+                file.write_all(text.as_bytes()).map_err(SurviveError::file(&path, "cannot be written"))?;
+                Ok((file, made_dir))
             }
             _ => Err(foreign()),
         };
@@ -142,6 +144,8 @@ const OWN: &str = "towline-survive";
 /// The file that tells our folder from a user's, and is locked while a run lasts.
 const MARK: &str = "work-folder";
 const MARK_TEXT: &str = "towline survive works here; clusters in this folder are removed\n";
+const MARK_TEXT_MADE: &str =
+    "towline survive works here; clusters in this folder are removed, and the empty folder above\n";
 const CLUSTER: &str = "cluster-";
 const TRIES: u32 = 100;
 
@@ -183,6 +187,12 @@ mod tests {
         assert!(!made.exists());
         drop(WorkFolder::take(dir.path()).unwrap());
         assert!(dir.path().exists() && !dir.path().join(OWN).exists());
+        // Also where the run that it was made for was killed.
+        let killed = WorkFolder::take(&made).unwrap();
+        flock(&killed._lock, FlockOperation::Unlock).unwrap();
+        std::mem::forget(killed);
+        drop(WorkFolder::take(&made).unwrap());
+        assert!(!made.exists());
     }
 
     #[test]
