@@ -1,5 +1,6 @@
 //! One world from its seed to its end: safety under faults, then all faults end, then liveness.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -14,7 +15,7 @@ pub const LEAST_FAULTS: u64 = 5;
 pub const LEAST_CRASHES: u64 = 1;
 
 /// What became of one world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Run {
     /// Its seed.
     pub seed: u64,
@@ -50,13 +51,11 @@ impl Run {
 /// Runs the world of `seed` to its end, or to its first broken promise.
 pub fn run(seed: u64, with_trace: bool) -> Run {
     // The core asserts its own invariants: such a panic is a finding like any other.
-    let mut world = World::new(seed, with_trace);
-    let panicked = catch_unwind(AssertUnwindSafe(|| live(&mut world))).err();
-    let panicked = panicked.map(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        format!("panicked: {}", text.unwrap_or_default())
-    });
+    let mut world = match catch_unwind(|| World::new(seed, with_trace)) {
+        Ok(world) => world,
+        Err(panic) => return Run { seed, failure: Some(panicked(panic.as_ref())), ..Run::default() },
+    };
+    let panic = catch_unwind(AssertUnwindSafe(|| live(&mut world))).err();
     Run {
         seed,
         hash: world.env.trace.hash(),
@@ -67,9 +66,16 @@ pub fn run(seed: u64, with_trace: bool) -> Run {
         gauge_excess_bytes: world.gauge_excess_bytes(),
         fault_kinds: world.counts.faults,
         marks: world.env.marks,
-        failure: world.env.broken.or(panicked),
+        failure: world.env.broken.or(panic.map(|panic| panicked(panic.as_ref()))),
         trace: world.env.trace.into_lines(),
     }
+}
+
+/// What a panic said.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panicked: {}", text.unwrap_or_default())
 }
 
 fn live(world: &mut World) {

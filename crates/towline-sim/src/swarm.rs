@@ -1,11 +1,12 @@
 //! Many worlds, on all cores, and what they came by together.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::marks::Tally;
-use crate::run::{Run, run};
+use crate::run::{Run, panicked, run};
 
 /// Which worlds to visit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,7 +79,12 @@ pub fn swarm(which: Swarm, on_world: impl Fn(&Run) -> bool + Sync) -> SwarmRepor
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let reports: Vec<SwarmReport> = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().filter_map(|handle| handle.join().ok()).collect()
+        // A thread that was lost has looked at nothing that could be told: the search has failed.
+        let lost = |panic: Box<dyn Any + Send>| SwarmReport {
+            failures: vec![(which.from, format!("the search {}", panicked(panic.as_ref())))],
+            ..SwarmReport::default()
+        };
+        handles.into_iter().map(|handle| handle.join().unwrap_or_else(lost)).collect()
     });
     let mut report = reports.into_iter().fold(SwarmReport::default(), SwarmReport::and);
     report.failures.sort_unstable();

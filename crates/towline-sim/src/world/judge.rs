@@ -66,6 +66,8 @@ impl World {
         });
         let first = Position { lsn: self.setup.geometry.first_batch(0), ..Position::default() };
         let mut checker = parent.cloned().unwrap_or_else(|| Checker::new(first));
+        // What was found before this term is told where it was found.
+        let seen = checker.violations().len();
         if self.streams.is_empty() && self.setup.apply_safe {
             checker.see(&Told::AppliesSafe);
         }
@@ -94,7 +96,6 @@ impl World {
         }
         let same = self.streams.iter().any(|stream| stream.term == term);
         promise!(self.env, !same, "two leaderships in term {term}");
-        let seen = checker.violations().len();
         self.note_leadership(n, term);
         for (at, entry) in history.entries().iter().enumerate() {
             let end = history.entries().get(at + 1).map_or(start, |next| next.start);
