@@ -159,7 +159,7 @@ fn a_directory_of_a_newer_format_is_refused_and_left_alone() {
     let newer = own.replacen(" 1\n", " 7\n", 1);
     assert_ne!(own, newer);
     fs::write(&identity, &newer).unwrap();
-    assert_refused(&plan.refused(), 1, &["format 7", "up to 1", "newer program"]);
+    assert_refused(&plan.refused(), 1, &["format 7", "reads 1", "newer program"]);
     assert_refused(&log("verify", &dir), 1, &["format 7", "newer program"]);
     assert_eq!(fs::read_to_string(&identity).unwrap(), newer);
     fs::write(&identity, own).unwrap();

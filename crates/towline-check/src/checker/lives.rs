@@ -185,7 +185,8 @@ impl Checker {
         self.quorum.add_rule(0, None, Lsn(0));
         self.waiting = vec![0];
         self.is_change_due = false;
-        (self.degraded, self.unmet_since_ns, self.heal_at) = (false, None, None);
+        (self.degraded, self.unmet_since_ns) = (false, None);
+        (self.heal_at, self.heal_at_change) = (None, None);
         self.unmet_at_tick_ns = None;
     }
 

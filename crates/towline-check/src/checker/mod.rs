@@ -65,6 +65,8 @@ pub struct Checker {
     heal_at: Option<Lsn>,
     /// The last of this turn: standbys may have gone again before the gate's word came out.
     heal_at_turn: Option<Lsn>,
+    /// The same by the rule that is due: the node may follow it a turn before it says so.
+    heal_at_change: Option<Lsn>,
     lives: Lives,
 }
 
@@ -115,6 +117,7 @@ impl Checker {
             degraded: false,
             heal_at: None,
             heal_at_turn: None,
+            heal_at_change: None,
             lives: Lives::new(start.lsn),
         }
     }

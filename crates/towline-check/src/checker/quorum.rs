@@ -74,8 +74,13 @@ impl Checker {
             let bound = self.quorum.safe(self.quorum.in_force, Stage::Flushed);
             self.is_change_due |= self.own_flushed >= end && reaches(bound, end);
         }
+        let meets_newer = self.is_change_due && self.quorum.is_met(self.quorum.in_force + 1);
+        if self.degraded && meets_newer {
+            self.heal_at_change = self.heal_at_change.or(Some(self.own_flushed));
+        }
         if !self.quorum.is_met(self.quorum.watched_from) {
             self.heal_at = None;
+            self.heal_at_change = self.heal_at_change.filter(|_| meets_newer);
             self.unmet_since_ns = self.unmet_since_ns.or(Some(self.now_ns));
             return;
         }
@@ -140,7 +145,7 @@ impl Checker {
             self.flag(Kind::DegradedWithoutNeed, format!("unmet since {since:?}, now {}", self.now_ns));
         }
         self.degraded = true;
-        self.heal_at = None;
+        (self.heal_at, self.heal_at_change) = (None, None);
     }
 
     pub(super) fn see_healed(&mut self) {
@@ -154,10 +159,11 @@ impl Checker {
             && nobody_waits
             && self.quorum.is_met(self.quorum.in_force + 1)
             && reaches(newer, self.own_flushed);
-        if !is_newly_met && !self.heal_at.or(self.heal_at_turn).is_some_and(is_due) {
+        let mut promised = self.heal_at.or(self.heal_at_turn).into_iter().chain(self.heal_at_change);
+        if !is_newly_met && !promised.any(is_due) {
             self.flag(Kind::HealedTooEarly, format!("safe {bound:?}, due {:?}", self.heal_at));
         }
         self.degraded = false;
-        self.heal_at = None;
+        (self.heal_at, self.heal_at_change) = (None, None);
     }
 }

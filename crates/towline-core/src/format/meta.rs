@@ -13,7 +13,7 @@ use crate::types::{Meta, NodeId, RegisteredStandby, Term};
 /// First bytes of a copy.
 pub const META_MAGIC: [u8; 8] = *b"TOWLmeta";
 /// Version of the meta block that this code writes.
-pub const META_VERSION: u16 = 1;
+pub const META_VERSION: u16 = 2;
 /// Spans of possibly unfinished writes at most; the node merges neighbours.
 pub const MAX_UNFINISHED: usize = 64;
 
@@ -24,7 +24,7 @@ pub enum MetaError {
     #[error("there is no meta block")]
     Blank,
     /// A format that is not known here.
-    #[error("meta format {0} is not known here (this program writes {META_VERSION}): use a newer program")]
+    #[error("meta format {0} is not known here (this program writes {META_VERSION})")]
     Version(u16),
     /// No two copies agree.
     #[error(
@@ -53,7 +53,7 @@ pub enum MetaCopyError {
     #[error("damaged")]
     Damaged,
     /// A sound copy of a format that is not known here.
-    #[error("meta format {0} is not known here (this program writes {META_VERSION}): use a newer program")]
+    #[error("meta format {0} is not known here (this program writes {META_VERSION})")]
     Version(u16),
 }
 
@@ -93,6 +93,7 @@ pub fn encode_meta(meta: &Meta) -> Result<Vec<u8>, TooLong> {
         out.u64(standby.node.0);
         out.name(&standby.name)?;
         out.lsn(standby.flushed);
+        out.term(standby.term);
     }
     out.u16(meta.set_size);
     let len = bytes.len();
@@ -201,6 +202,7 @@ fn read_fields(reader: &mut Reader<'_>) -> Option<Meta> {
             node: NodeId(reader.u64()?),
             name: reader.text(MAX_NAME_BYTES)?,
             flushed: reader.lsn()?,
+            term: reader.term()?,
         });
     }
     meta.set_size = reader.u16()?;
@@ -211,7 +213,7 @@ const CRC_AT: usize = 12;
 const _: () = assert!(
     160 + crate::types::limits::MAX_TERM_HISTORY * 24
         + MAX_UNFINISHED * 16
-        + MAX_STANDBYS * (18 + MAX_NAME_BYTES)
+        + MAX_STANDBYS * (34 + MAX_NAME_BYTES)
         <= META_COPY_BYTES as usize
 );
 
@@ -242,6 +244,7 @@ mod tests {
                     node: NodeId(n),
                     name: "x".repeat(MAX_NAME_BYTES),
                     flushed: Lsn(n),
+                    term: Term { number: n, node: NodeId(9) },
                 })
                 .collect(),
             ..meta(1)

@@ -1,5 +1,6 @@
 //! What standbys say of their logs: reports, what they lost, and what a trim must leave for them.
 
+use super::leading::Leading;
 use super::{Event, Node, Role, note};
 use crate::format::Welcome;
 use crate::replication::ReportError;
@@ -42,21 +43,17 @@ impl Node {
         }
     }
 
-    /// A standby that has adopted nobody's term since this node led last can only have grown meanwhile. What it was
-    /// registered with is durable here, to the granularity of a segment.
+    /// A standby that has adopted nobody's term since it was registered can only have grown. What it was registered
+    /// with is durable here, to the granularity of a segment.
     pub(super) fn notice_loss(&mut self, index: usize, welcome: &Welcome) {
-        let meta = self.meta.get();
-        let mut terms = meta.history.entries().iter().rev().map(|entry| entry.term);
-        let last = match &self.role {
-            Role::Restarting(_) if self.promotion.is_none() => terms.next(),
-            Role::Leading(leading) => terms.find(|term| *term < leading.term),
-            _ => None,
-        };
-        if last.is_none_or(|term| term != welcome.adopted || term.node != self.config.node) {
+        if !matches!(self.role, Role::Restarting(_) | Role::Leading(_)) {
             return;
         }
         let name = &self.peers[index].name;
-        let known = meta.standbys.iter().find(|known| known.name == *name && known.node == welcome.node);
+        let is_it = |known: &&RegisteredStandby| {
+            known.name == *name && known.node == welcome.node && known.term == welcome.adopted
+        };
+        let known = self.meta.get().standbys.iter().find(is_it);
         let now = welcome.end.flushed;
         if let Some(reported) = known.map(|known| known.flushed).filter(|reported| *reported > now)
             && !self.peers[index].progress.is_excluded()
@@ -68,14 +65,17 @@ impl Node {
 
     /// Retention is held back for it, durably, to the granularity of a segment.
     pub(super) fn register_standby(&mut self, index: usize, flushed: Lsn) {
-        let Some(node) = self.peers[index].node else { return };
-        let geometry = self.config.geometry;
+        let (Role::Leading(Leading { term, .. }), Some(node)) = (&self.role, self.peers[index].node) else {
+            return;
+        };
+        let (term, geometry) = (*term, self.config.geometry);
         let name = &self.peers[index].name;
         let known = self.meta.get().standbys.iter().find(|standby| standby.name == *name);
         let same_segment = known.is_some_and(|known| {
-            known.node == node && geometry.segment_of(known.flushed) == geometry.segment_of(flushed)
+            (known.node, known.term) == (node, term)
+                && geometry.segment_of(known.flushed) == geometry.segment_of(flushed)
         });
-        if same_segment || !self.is_leading() {
+        if same_segment {
             return;
         }
         let name = name.clone();
@@ -83,7 +83,7 @@ impl Node {
         let own = self.tail.flushed().lsn;
         self.meta.change(|meta| {
             meta.standbys.retain(|standby| standby.name != name && configured.contains(&standby.name));
-            meta.standbys.push(RegisteredStandby { node, name, flushed });
+            meta.standbys.push(RegisteredStandby { node, name, flushed, term });
             // A net, to the granularity of this write: what recovery must find.
             meta.reported = meta.reported.max(own);
         });

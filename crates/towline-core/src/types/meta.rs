@@ -13,6 +13,8 @@ pub struct RegisteredStandby {
     pub name: String,
     /// It had flushed at least up to here.
     pub flushed: Lsn,
+    /// In this term, of the node that wrote it down. Who has adopted another since may have been cut.
+    pub term: Term,
 }
 
 /// The content of the meta block. Written as a whole, with a rising sequence number, before anything that

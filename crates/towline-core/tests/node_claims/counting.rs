@@ -75,7 +75,7 @@ fn a_standby_that_lost_durable_data_counts_again_when_it_holds_it_again() {
 #[test]
 fn durable_data_that_a_standby_lost_across_the_leaders_restart_is_noticed() {
     let end = START.0 + 8192;
-    let restarted = |standbys: &[&str], adopted: Term, holds: u64| {
+    let restarted = |standbys: &[&str], registered_in: Term, adopted: Term, holds: u64| {
         let config = NodeConfig {
             node: NodeId(100),
             log: LOG,
@@ -85,7 +85,12 @@ fn durable_data_that_a_standby_lost_across_the_leaders_restart_is_noticed() {
             standbys: standbys.iter().map(|name| (*name).to_owned()).collect(),
             ..NodeConfig::default()
         };
-        let registered = RegisteredStandby { node: NodeId(1), name: "s1".to_owned(), flushed: Lsn(end) };
+        let registered = RegisteredStandby {
+            node: NodeId(1),
+            name: "s1".to_owned(),
+            flushed: Lsn(end),
+            term: registered_in,
+        };
         let meta = Meta {
             adopted: term(1, 100),
             led: Some(term(1, 100)),
@@ -100,13 +105,13 @@ fn durable_data_that_a_standby_lost_across_the_leaders_restart_is_noticed() {
         let outputs = primary.welcome(0, adopted, end_of(term(1, 100), holds), 0);
         has(&outputs, |output| matches!(output, Output::Event(Event::StandbyExcluded { .. })))
     };
+    let (before, last) = (Term { number: 0, node: NodeId(100) }, term(1, 100));
     for standbys in [&["s1"][..], &["s1", "s2"]] {
-        assert!(restarted(standbys, term(1, 100), START.0 + 4096));
-        assert!(!restarted(standbys, term(1, 100), end), "it has all that it said");
-        assert!(
-            !restarted(standbys, term(1, 101), START.0 + 4096),
-            "it followed another, which may have cut it"
-        );
+        assert!(restarted(standbys, last, last, START.0 + 4096));
+        assert!(!restarted(standbys, last, last, end), "it has all that it said");
+        let text = "it followed another, which may have cut it";
+        assert!(!restarted(standbys, last, term(1, 101), START.0 + 4096), "{text}");
+        assert!(!restarted(standbys, before, last, START.0 + 4096), "{text}, and then this one again");
     }
 }
 
@@ -204,7 +209,8 @@ fn what_a_standby_had_flushed_beyond_where_a_term_begins_is_no_loss_of_its_own()
         };
         Probe::new(config, at(end), 77, Some((1, "ANY 1 (s1)".to_owned())), meta)
     };
-    let registered = RegisteredStandby { node: NodeId(1), name: "s1".to_owned(), flushed: Lsn(cut) };
+    let registered =
+        RegisteredStandby { node: NodeId(1), name: "s1".to_owned(), flushed: Lsn(cut), term: term(1, 100) };
     let of = term(1, 100);
     let standbys = vec![registered];
     let meta = Meta { adopted: of, led: Some(of), history: OLD(), standbys, ..Meta::default() };

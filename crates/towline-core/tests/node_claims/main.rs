@@ -492,7 +492,12 @@ fn a_trim_leaves_what_a_registered_standby_still_needs() {
             hold_bytes,
             ..NodeConfig::default()
         };
-        let registered = RegisteredStandby { node: NodeId(1), name: "s1".to_owned(), flushed: Lsn(flushed) };
+        let registered = RegisteredStandby {
+            node: NodeId(1),
+            name: "s1".to_owned(),
+            flushed: Lsn(flushed),
+            term: term(1, 100),
+        };
         let meta = Meta {
             adopted: term(1, 100),
             led: Some(term(1, 100)),

@@ -70,14 +70,14 @@ pub enum OpenError {
         /// Some of their names.
         names: String,
     },
-    /// Written by a newer program.
-    #[error("{path}: has format {found}, this program knows up to {supported}; use a newer program")]
-    NewerFormat {
+    /// Written by a newer program, or by one before the first release.
+    #[error("{path}: has format {found}, this program reads {supported}; {}", format_advice(*found, *supported))]
+    OtherFormat {
         /// The path.
         path: PathBuf,
         /// Its format.
         found: u32,
-        /// The newest known here.
+        /// The one known here.
         supported: u32,
     },
     /// Another log's directory.
@@ -196,4 +196,11 @@ impl OpenError {
 
 fn holder_text(holder: Option<u32>) -> String {
     holder.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+fn format_advice(found: u32, supported: u32) -> &'static str {
+    match found > supported {
+        true => "use a newer program",
+        false => "a program from before the first release wrote it: make the node anew from its peers",
+    }
 }

@@ -72,7 +72,7 @@ impl Identity {
         // Before the checksum: a newer format may close the file otherwise.
         if version > FORMAT_VERSION {
             let (path, supported) = (path.to_owned(), FORMAT_VERSION);
-            return Err(OpenError::NewerFormat { path, found: version, supported });
+            return Err(OpenError::OtherFormat { path, found: version, supported });
         }
         let (body, sum) = text.rsplit_once("crc32c = ").ok_or_else(|| damaged("its checksum is missing"))?;
         if u32::from_str_radix(sum.trim_end(), 16) != Ok(crc32c(body.as_bytes())) {
@@ -156,7 +156,7 @@ mod tests {
             // A digit of the sum may change its case: still the same identity.
             match Identity::decode(&flipped, path) {
                 Ok(read) => assert_eq!(read, whole, "bit {bit}"),
-                Err(OpenError::DamagedFile { .. } | OpenError::NewerFormat { .. }) => {}
+                Err(OpenError::DamagedFile { .. } | OpenError::OtherFormat { .. }) => {}
                 Err(other) => panic!("bit {bit}: {other}"),
             }
         }

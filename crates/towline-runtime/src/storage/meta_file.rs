@@ -116,7 +116,7 @@ fn unusable(error: MetaError, path: &Path) -> OpenError {
     let path = path.to_owned();
     match error {
         MetaError::Version(found) => {
-            OpenError::NewerFormat { path, found: found.into(), supported: META_VERSION.into() }
+            OpenError::OtherFormat { path, found: found.into(), supported: META_VERSION.into() }
         }
         other => OpenError::DamagedFile { path, why: other.to_string() },
     }

@@ -105,7 +105,7 @@ impl World<'_> {
         let seq = self.geometry.segment_of(span.start);
         let path = self.segments.layout().segment(seq);
         if let Some((found, supported)) = self.newer_format(files, seq, why) {
-            return OpenError::NewerFormat { path, found, supported };
+            return OpenError::OtherFormat { path, found, supported };
         }
         OpenError::corrupt(&path, span.start, span.end, why.to_string())
     }

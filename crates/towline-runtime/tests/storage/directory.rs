@@ -153,7 +153,7 @@ fn a_newer_format_and_a_damaged_identity_are_told_apart() {
     let whole = fs::read_to_string(&path).unwrap();
     fs::write(&path, whole.replacen("format 1", "format 2", 1)).unwrap();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::OtherFormat { found: 2, supported: 1, .. }), "{error}");
     fs::write(&path, whole.replacen("node = ", "node = f", 1)).unwrap();
     let error = place.open().unwrap_err();
     assert!(matches!(error, OpenError::DamagedFile { .. }) && error.exit_code() == 3, "{error}");

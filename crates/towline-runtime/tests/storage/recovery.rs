@@ -303,5 +303,5 @@ fn a_newer_program_s_segment_is_no_damage() {
     block[12..16].copy_from_slice(&crc.to_le_bytes());
     overwrite(&place.segment(0), 0, &[block.as_slice(), block.as_slice()].concat());
     let error = place.open().unwrap_err();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, supported: 1, .. }), "{error}");
+    assert!(matches!(error, OpenError::OtherFormat { found: 2, supported: 1, .. }), "{error}");
 }
