@@ -76,7 +76,7 @@ impl Checker {
         }
         let meets_newer = self.is_change_due && self.quorum.is_met(self.quorum.in_force + 1);
         if self.degraded && meets_newer {
-            self.heal_at_change = self.heal_at_change.or(Some(self.own_flushed));
+            self.heal_at_change = self.heal_at_change.or(self.heal_at).or(Some(self.own_flushed));
         }
         if !self.quorum.is_met(self.quorum.watched_from) {
             self.heal_at = None;

@@ -82,6 +82,7 @@ pub fn encode_meta(meta: &Meta) -> Result<Vec<u8>, TooLong> {
     out.term(meta.adopted);
     out.u8(u8::from(meta.led.is_some()));
     out.term(meta.led.unwrap_or_default());
+    out.term(meta.overruled);
     out.lsn(meta.log_start);
     out.lsn(meta.reported);
     out.lsn(meta.acknowledged);
@@ -180,11 +181,13 @@ fn read_fields(reader: &mut Reader<'_>) -> Option<Meta> {
     let adopted = reader.term()?;
     let has_led = reader.bool()?;
     let led = reader.term()?;
+    let overruled = reader.term()?;
     let mut meta = Meta {
         sequence,
         incarnation,
         adopted,
         led: has_led.then_some(led),
+        overruled,
         log_start: reader.lsn()?,
         reported: reader.lsn()?,
         acknowledged: reader.lsn()?,
@@ -211,7 +214,7 @@ fn read_fields(reader: &mut Reader<'_>) -> Option<Meta> {
 
 const CRC_AT: usize = 12;
 const _: () = assert!(
-    160 + crate::types::limits::MAX_TERM_HISTORY * 24
+    176 + crate::types::limits::MAX_TERM_HISTORY * 24
         + MAX_UNFINISHED * 16
         + MAX_STANDBYS * (34 + MAX_NAME_BYTES)
         <= META_COPY_BYTES as usize

@@ -62,8 +62,6 @@ pub struct Node {
     tail: Tail,
     segments: SegmentPlan,
     meta: MetaKeeper,
-    /// The last term that this directory led before this process.
-    led_before: Option<Term>,
     gate: CommitGate,
     rules: RuleBook,
     /// Sessions that this node dialled: it ships on them.
@@ -126,7 +124,7 @@ impl Node {
         }
         let rules = RuleBook::new(&recovered, &mut gate);
         let tail = Tail::new(config.geometry, config.flush_depth, recovered.end, recovered.previous_hash);
-        let (acknowledged, led_before) = (meta.acknowledged, meta.led);
+        let acknowledged = meta.acknowledged;
         let mut node = Node {
             now_ns: 0,
             out,
@@ -135,7 +133,6 @@ impl Node {
             tail,
             segments,
             meta: MetaKeeper::new(meta),
-            led_before,
             gate,
             rules,
             peers,

@@ -60,7 +60,10 @@ impl Node {
         let led_since = self.meta.get().led.is_some_and(|led| led >= adopted);
         if !led_since && adopted.node != self.config.node && !bug(Bug::ProofAfterAdoption) {
             let nobodys = Term { number: 0, node: self.config.node };
-            self.meta.change(|meta| meta.led = meta.led.map(|_| nobodys));
+            self.meta.change(|meta| {
+                meta.overruled = meta.overruled.max(meta.led.unwrap_or_default());
+                meta.led = meta.led.map(|_| nobodys);
+            });
         }
         let candidacy = self.new_candidacy(term);
         self.role = Role::Restarting(Restart { candidacy, end, phase: Phase::Adopting, told: String::new() });
@@ -103,8 +106,8 @@ impl Node {
             _ => return true,
         };
         let claimed = Lsn(welcome.leader_flushed.0.saturating_sub(1));
-        let claimant = welcome.history.owner(claimed).or_else(|| self.meta.get().history.owner(claimed));
-        let is_own = claimant.is_some_and(|term| {
+        // What lies before a pruned history is nobody's that one could tell.
+        let is_own = welcome.history.owner(claimed).is_some_and(|term| {
             term.node == self.config.node
                 && Some(term) != current
                 && !self.was_overruled(term, claimed, &welcome.history)
@@ -147,13 +150,13 @@ impl Node {
             })
     }
 
-    /// Whether the term that this directory led last was cut off for another's, of which nothing is left either: the
-    /// history does not know it, and the log reaches its start. A crash takes no term whose start the log reaches, and
-    /// an older copy of the directory does not know that it led.
+    /// Whether a term that this directory led was cut off for another's, of which nothing is left either: the history
+    /// does not know it, and the log reaches its start. A crash takes no term whose start the log reaches, and an older
+    /// copy of the directory does not know that it led.
     fn was_cut_to_its_start(&self, term: Term, own: Lsn, claims: &TermHistory) -> bool {
         let is_gone = !self.meta.get().history.entries().iter().any(|entry| entry.term == term);
         let reaches = |entry: &&TermStart| entry.term == term && entry.start <= own;
-        self.led_before == Some(term) && is_gone && claims.entries().iter().any(|entry| reaches(&entry))
+        term <= self.meta.get().overruled && is_gone && claims.entries().iter().any(|entry| reaches(&entry))
     }
 
     fn meet_higher_term(&mut self, adopted: Term) {

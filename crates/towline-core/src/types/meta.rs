@@ -29,6 +29,9 @@ pub struct Meta {
     pub adopted: Term,
     /// The last term this node led itself, if any.
     pub led: Option<Term>,
+    /// The last term that it had led when it took part again after adopting another's: what it claimed up to there may
+    /// have been cut.
+    pub overruled: Term,
     /// The history, durable before a truncation and before a term's first write.
     pub history: TermHistory,
     /// Where the log starts; durable before a segment below it is recycled.

@@ -296,9 +296,9 @@ fn a_claim_of_a_term_that_was_cut_off_whole_is_no_loss_to_the_directory_that_led
     let start = START.0 + 4096;
     let claims = history(&[(term(1, 100), START.0), (term(2, 100), start)]);
     // Node 101 had its log cut to where term 2 began, and nothing of node 101's term came.
-    let halts = |led| {
+    let halts = |adopted, led, overruled| {
         let config = NodeConfig { role: StartRole::Primary, ..Probe::config(100, 2) };
-        let meta = Meta { adopted: term(3, 101), led: Some(led), history: OLD(), ..Meta::default() };
+        let meta = Meta { adopted, led: Some(led), overruled, history: OLD(), ..Meta::default() };
         let mut primary = Probe::new(config, at(start), 77, Some((1, "ANY 1 (s1, s2)".to_owned())), meta);
         halted(&primary.welcome_with(
             0,
@@ -308,8 +308,23 @@ fn a_claim_of_a_term_that_was_cut_off_whole_is_no_loss_to_the_directory_that_led
             claims.clone(),
         ))
     };
-    assert!(!halts(term(2, 100)), "it led that term, and knows of a later one in its place");
-    assert!(halts(term(1, 100)), "an older copy of the directory");
+    let (another, own) = (term(3, 101), term(5, 100));
+    assert!(
+        !halts(another, term(2, 100), Term::default()),
+        "it led that term, and another came in its place"
+    );
+    assert!(!halts(own, own, term(2, 100)), "and has led again since");
+    assert!(halts(another, term(1, 100), Term::default()), "an older copy of the directory");
+    assert!(halts(own, own, term(1, 100)), "that has led again since");
+}
+
+#[test]
+fn a_claim_that_lies_before_a_pruned_history_is_nobodys() {
+    let mut primary = Probe::primary(2, Some("ANY 1 (s1, s2)"), START.0 + 4096);
+    // Node 101 claimed that after node 100, whose log was cut there; node 102 has led since and trimmed both.
+    let pruned = history(&[(term(3, 102), START.0 + 12288)]);
+    let end = end_of(term(3, 102), START.0 + 16384);
+    assert!(!halted(&primary.welcome_with(0, term(3, 102), end, START.0 + 8192, pruned)));
 }
 
 #[test]
